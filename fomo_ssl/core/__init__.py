@@ -1,0 +1,1 @@
+"""Words every room shares: types, errors, the registry and counter-based randomness."""

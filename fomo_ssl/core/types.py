@@ -1,0 +1,124 @@
+"""Words every room shares: what an objective asks for (`ViewSpec`) and what it receives (`Views`).
+
+Array axes are x, y, z in RAS+; shapes are written `b c x y z`; spacing is in mm.
+"""
+
+from dataclasses import dataclass, fields, replace
+from typing import Literal, TypeVar
+
+import torch
+from jaxtyping import Bool, Float, Float32, Int16, Int64
+from torch import Tensor
+
+Triple = tuple[int, int, int]
+Spacing = tuple[float, float, float]
+
+SEQUENCES = ("other", "t1", "t1c", "t2", "t2s", "flair", "pd", "swi", "dwi", "adc", "mra")
+"""Sequence classes; a sequence index is a position in this tuple. `dwi_b0` and `dwi_b1000` are of class `dwi`."""
+
+
+def sequence_class(sequence: str) -> str:
+    """The class of a sequence name: `dwi_b1000` -> `dwi`; an unknown name -> `other`."""
+    base = sequence.lower().split("_")[0]
+    return base if base in SEQUENCES else "other"
+
+
+Pairing = Literal["single", "overlap", "session"]
+
+
+@dataclass(frozen=True)
+class ViewSpec:
+    """The crops that an objective wants of each sample.
+
+    Attributes:
+        n: number of views.
+        pairing: `single` one crop; `overlap` n crops of one scan that share at least `min_overlap` of their volume;
+            `session` two sequences of one session on the same physical region where the session has several,
+            else as `overlap` (the batch says which it got in `paired`).
+        min_overlap: least shared fraction of the crop's volume, 0 to 1.
+    """
+
+    n: int = 1
+    pairing: Pairing = "single"
+    min_overlap: float = 0.4
+
+
+_Self = TypeVar("_Self", bound="_OnDevice")
+
+
+@dataclass
+class _OnDevice:
+    """A record of tensors that moves as one."""
+
+    def to(self: _Self, device: torch.device | str, non_blocking: bool = False) -> _Self:
+        return replace(self, **{f.name: _move(getattr(self, f.name), device, non_blocking) for f in fields(self)})
+
+    def pin_memory(self: _Self) -> _Self:
+        return replace(self, **{f.name: _pin(getattr(self, f.name)) for f in fields(self)})
+
+
+def _move(value: object, device: torch.device | str, non_blocking: bool) -> object:
+    if isinstance(value, Tensor):
+        return value.to(device, non_blocking=non_blocking)
+    return [_move(v, device, non_blocking) for v in value] if isinstance(value, list) else value
+
+
+def _pin(value: object) -> object:
+    if isinstance(value, Tensor):
+        return value.pin_memory()
+    return [_pin(v) for v in value] if isinstance(value, list) else value
+
+
+@dataclass
+class CropBatch(_OnDevice):
+    """Crops as the loader sends them: stored integers, converted on the device.
+
+    Attributes:
+        images: one tensor per view; voxel value = image * scale + offset gives the normalised intensity.
+        scale, offset: per view and sample, float32.
+        origins: corner of each crop in store voxels, per view (may be negative where the crop was padded).
+        keys: random key of each sample, a function of (seed, global sample index) only.
+        indices: global sample index.
+        rows: row of the store's index, per view.
+        spacing: voxel edges of each sample in mm.
+        sequences: sequence class index, per view.
+        paired: True where a `session` pair was found (or the pairing asked for no second scan).
+    """
+
+    images: list[Int16[Tensor, "b c x y z"]]
+    scale: Float32[Tensor, "v b"]
+    offset: Float32[Tensor, "v b"]
+    origins: Int64[Tensor, "v b 3"]
+    keys: Int64[Tensor, "b"]
+    indices: Int64[Tensor, "b"]
+    rows: Int64[Tensor, "v b"]
+    spacing: Float32[Tensor, "b 3"]
+    sequences: Int64[Tensor, "v b"]
+    paired: Bool[Tensor, "b"]
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+
+@dataclass
+class Views(_OnDevice):
+    """What an objective sees: augmented views, normalised float, on the device.
+
+    Attributes:
+        images: augmented crops, one tensor per view.
+        targets: the same crops with the spatial part of the augmentation only: what a reconstruction aims at.
+        keys: random key per sample; objectives draw masks from `fold(keys, name)`.
+        spacing: mm, per sample.
+        sequences: sequence class index, per view and sample.
+        paired: see `CropBatch`.
+    """
+
+    images: list[Float[Tensor, "b c x y z"]]
+    targets: list[Float[Tensor, "b c x y z"]]
+    keys: Int64[Tensor, "b"]
+    spacing: Float32[Tensor, "b 3"]
+    sequences: Int64[Tensor, "v b"]
+    paired: Bool[Tensor, "b"]
+
+    def __len__(self) -> int:
+        return len(self.keys)

@@ -1,0 +1,1 @@
+"""From trees of NIfTI files to a store."""

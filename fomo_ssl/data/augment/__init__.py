@@ -1,0 +1,1 @@
+"""Augmentation on the device, batched; sampled parameters are data."""

@@ -1,0 +1,1 @@
+"""Few-shot tasks: splits, models, finetuning, inference, metrics, statistics."""

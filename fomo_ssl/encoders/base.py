@@ -1,0 +1,127 @@
+"""The contract of every encoder: a feature pyramid, one embedding, and what exports and optimisers need to know."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+
+from fomo_ssl.core.registry import Builder, Registry
+from fomo_ssl.core.types import Triple
+
+
+@dataclass(frozen=True)
+class FeatureInfo:
+    """One level of the pyramid: channels, and voxels of input per voxel of map along x, y, z."""
+
+    channels: int
+    stride: Triple
+
+
+class Encoder(nn.Module, ABC):
+    """A 3D encoder. Leaves are final: vary by arguments, not by overriding.
+
+    Attributes set by every leaf:
+        in_channels: number of input sequences.
+        embed_dim: length E of the embedding.
+        feature_info: one entry per map of `forward_features`, finest first.
+        supports_token_dropping: whether `forward_tokens` exists.
+        patch_size: voxels per token, for encoders that drop tokens; else the coarsest stride.
+        stem: dotted name of the first convolution or linear layer, whose input channels can be inflated.
+
+    `create_encoder` records `name` and `arguments`, so that a bundle can build the same encoder again.
+    """
+
+    name: str = ""
+    arguments: dict[str, Any]
+    in_channels: int
+    embed_dim: int
+    feature_info: list[FeatureInfo]
+    supports_token_dropping: bool = False
+    patch_size: Triple
+    stem: str
+
+    @abstractmethod
+    def forward_features(self, x: Float[Tensor, "b c x y z"]) -> list[Float[Tensor, "b _ _ _ _"]]:
+        """Feature maps, finest first; sizes that are no multiple of the stride are padded and cropped back."""
+
+    @abstractmethod
+    def pool(self, features: list[Float[Tensor, "b _ _ _ _"]]) -> Float[Tensor, "b e"]:
+        """The embedding of a pyramid that `forward_features` returned."""
+
+    def forward(self, x: Float[Tensor, "b c x y z"]) -> Float[Tensor, "b e"]:
+        """One embedding per sample."""
+        return self.pool(self.forward_features(x))
+
+    def forward_tokens(
+        self, x: Float[Tensor, "b c x y z"], keep: Int64[Tensor, "b k"]
+    ) -> tuple[Float[Tensor, "b k d"], Float[Tensor, "b e"]]:
+        """Encode only the tokens `keep` (flat indices into the patch grid, x slowest); tokens and their embedding."""
+        raise TypeError(f"{type(self).__name__} cannot drop tokens; mask voxels instead")
+
+    def no_weight_decay(self) -> set[str]:
+        """Names of parameters without weight decay beside the one-dimensional ones."""
+        return set()
+
+    def layer_groups(self) -> list[list[str]]:
+        """Parameter name prefixes from the stem to the last stage, for layer-wise learning-rate decay."""
+        return [[name] for name, _ in self.named_children()]
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Trade compute for memory in the encoder's blocks."""
+        self.grad_checkpointing = enable
+
+
+def pad_to_multiple(x: Float[Tensor, "b c x y z"], stride: Triple) -> Float[Tensor, "b c x2 y2 z2"]:
+    """Pad the far end of each axis with the edge value to a multiple of `stride`."""
+    pads = [(-size) % s for size, s in zip(x.shape[2:], stride, strict=True)]
+    if not any(pads):
+        return x
+    return F.pad(x, (0, pads[2], 0, pads[1], 0, pads[0]), mode="replicate")
+
+
+encoders: Registry[Encoder] = Registry("encoder")
+
+
+def register_encoder(name: str) -> Callable[[Builder[Encoder]], Builder[Encoder]]:
+    """Decorator: file an encoder builder under `name`."""
+    return encoders.register(name)
+
+
+def create_encoder(name: str, in_channels: int = 1, **kwargs: Any) -> Encoder:
+    """Build an encoder by name, as `timm.create_model` does.
+
+    Args:
+        name: one of `list_encoders()`, such as "vit_s_p8" or "resenc_s".
+        in_channels: number of input sequences.
+        kwargs: passed to the builder.
+
+    Raises:
+        UnknownNameError: no such encoder; near names are listed.
+    """
+    encoder = encoders.create(name, in_channels=in_channels, **kwargs)
+    encoder.name, encoder.arguments = name, dict(kwargs)
+    return encoder
+
+
+def list_encoders(pattern: str = "*") -> list[str]:
+    """Names of registered encoders that match a shell wildcard such as "vit_*"."""
+    return encoders.names(pattern)
+
+
+@torch.no_grad()
+def inflate_stem(weight: Tensor, in_channels: int) -> Tensor:
+    """Repeat a one-sequence stem weight (o, 1, ...) over `in_channels` inputs, divided so that activations keep scale.
+
+    Raises:
+        ValueError: the weight has several inputs already and another number is asked for.
+    """
+    if weight.shape[1] == in_channels:
+        return weight.clone()
+    if weight.shape[1] != 1:
+        raise ValueError(f"only a one-sequence stem can be inflated, this one has {weight.shape[1]} inputs")
+    return weight.repeat_interleave(in_channels, dim=1) / in_channels

@@ -1,0 +1,1 @@
+"""One scan in space: safe reading, orientation, resampling, intensity, foreground."""

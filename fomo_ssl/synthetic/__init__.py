@@ -1,0 +1,1 @@
+"""Brains from nothing: a generated multi-contrast study with labels."""

@@ -1,0 +1,1 @@
+"""Pretraining: the Lightning module, checkpoints, runs."""
