@@ -1,0 +1,249 @@
+"""Where the configuration lies, and how a command line becomes plain values; the only module that knows Hydra."""
+
+import difflib
+import functools
+import os
+import re
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fomo_ssl.core.errors import ConfigError, entry
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+Main = Callable[[dict[str, Any]], None]
+
+# Hydra must neither write folders of its own for a single run nor touch the log handlers of the process.
+_QUIET = (
+    "hydra.run.dir=.",
+    "hydra.output_subdir=null",
+    "hydra.job.chdir=false",
+    "hydra/job_logging=none",
+    "hydra/hydra_logging=none",
+)
+
+
+def conf_dir() -> Path:
+    """The folder of YAML files: inside the installed package, else beside it in a clone.
+
+    Raises:
+        ConfigError: neither exists.
+    """
+    package = Path(__file__).resolve().parent
+    for folder in (package / "conf", package.parent / "conf"):
+        if folder.is_dir():
+            return folder
+    raise ConfigError("no conf folder", where=package, way_out="Install the package again")
+
+
+def hydra_main(
+    config_name: str, after_sweep: Callable[[Path], None] | None = None
+) -> Callable[[Main], Callable[..., None]]:
+    """Decorator: an entry point that receives the composed configuration as a plain dictionary.
+
+    The wrapped function takes the command line as a list (default `sys.argv[1:]`). With `--multirun` the runs lie in
+    one folder, `run=PATH` or `runs/<time>_sweep`, and every run's own folder is in its `config["run"]`.
+
+    Args:
+        config_name: name of a YAML file in `conf_dir()`, without suffix.
+        after_sweep: called with the folder of a sweep when all its runs ended.
+
+    Raises:
+        SystemExit: 2 after one line on standard error, for every mistake in the configuration.
+    """
+
+    def decorate(main: Main) -> Callable[..., None]:
+        @functools.wraps(main)
+        @entry
+        def wrapped(arguments: Sequence[str] | None = None) -> None:
+            argv = list(sys.argv[1:] if arguments is None else arguments)
+            if "--help" in argv or "-h" in argv:
+                print(help_text(config_name, sys.modules[main.__module__].__doc__ or ""))
+                return
+            sweep = _sweep_folder(argv) if {"--multirun", "-m"} & set(argv) else None
+            _run(main, config_name, argv, sweep)
+            if sweep is not None and after_sweep is not None:
+                after_sweep(sweep)
+
+        return wrapped
+
+    return decorate
+
+
+def compose(config_name: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """The configuration that a command line gives, without running anything.
+
+    Raises:
+        ConfigError: a misspelt key or option, or a mandatory value that is missing.
+    """
+    import hydra
+
+    try:
+        with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
+            return _plain(hydra.compose(config_name, list(overrides)))
+    except Exception as error:
+        raise _explain(error, config_name) from error
+
+
+def help_text(config_name: str, description: str) -> str:
+    """What `--help` prints: the purpose, the groups with their options and every key with its default and comment."""
+    options = "\n".join(f"  {group}={' | '.join(_options(group))}" for group in _groups(config_name))
+    keys = (conf_dir() / f"{config_name}.yaml").read_text().strip()
+    return (
+        f"{description.strip()}\n\nUsage: python -m fomo_ssl.{config_name} KEY=VALUE ... [--multirun]\n\n"
+        f"Groups (GROUP=OPTION, one value of it with GROUP.KEY=VALUE):\n{options}\n\n"
+        f"Keys and defaults:\n\n{keys}"
+    )
+
+
+def _run(main: Main, config_name: str, argv: list[str], sweep: Path | None) -> None:
+    import hydra
+    from hydra.core.hydra_config import HydraConfig
+
+    parent, failures = os.getpid(), list[Exception]()
+
+    def task(config: "DictConfig") -> None:
+        try:
+            values = _plain(config)
+            if sweep is not None:
+                values["run"] = HydraConfig.get().runtime.output_dir
+            main(values)
+        except Exception as error:
+            if os.getpid() != parent:
+                raise
+            # Raised after Hydra is done: it would print a line of its own, and the other runs of a sweep should go on.
+            failures.append(error)
+
+    if sweep is not None:
+        argv = [f"hydra.sweep.dir={sweep}", *(a for a in argv if not a.startswith("run="))]
+    saved = sys.argv, os.environ.get("HYDRA_FULL_ERROR")
+    sys.argv = [config_name, *_QUIET, *argv]
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # raise errors here instead of printing them and leaving with code 1
+    try:
+        hydra.main(config_path=str(conf_dir()), config_name=config_name, version_base="1.3")(task)()
+    except Exception as error:
+        raise _explain(error, config_name) from error
+    finally:
+        sys.argv = saved[0]
+        if saved[1] is None:
+            del os.environ["HYDRA_FULL_ERROR"]
+    if failures:
+        raise failures[0]
+
+
+def _sweep_folder(argv: Sequence[str]) -> Path:
+    given = [a.removeprefix("run=") for a in argv if a.startswith("run=")]
+    return Path(given[-1] if given else f"runs/{time.strftime('%Y-%m-%d_%H-%M-%S')}_sweep")
+
+
+def _plain(config: "DictConfig") -> dict[str, Any]:
+    """Lists, dictionaries and scalars.
+
+    Raises:
+        ConfigError: mandatory values are missing.
+    """
+    from omegaconf import OmegaConf
+
+    missing = sorted(OmegaConf.missing_keys(config))
+    if missing:
+        raise ConfigError(f"no value for {', '.join(missing)}", way_out=f"Give {missing[0]}=VALUE")
+    values = OmegaConf.to_container(config, resolve=True)
+    return {str(key): value for key, value in values.items()} if isinstance(values, dict) else {}
+
+
+def _explain(error: Exception, config_name: str) -> Exception:
+    """Hydra's and OmegaConf's errors as one line with near names; other errors as they are."""
+    from hydra.errors import HydraException, MissingConfigException
+    from omegaconf.errors import OmegaConfBaseException
+
+    if not isinstance(error, HydraException | OmegaConfBaseException):
+        return error
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options is not None:
+        group, _, option = error.missing_cfg_file.rpartition("/")
+        return ConfigError(f"unknown {group or 'configuration'} {option!r}", way_out=_near(option, error.options))
+    unknown = re.search(r"Could not (?:override|delete[^']*) '([^'@]+)", str(error))
+    if unknown:
+        key = unknown[1].removesuffix(".yaml")
+        return ConfigError(f"unknown key {key!r}", way_out=_near(key, list(_keys(config_name))))
+    return ConfigError(" ".join(str(error).split()), way_out="See --help")
+
+
+def _near(name: str, known: Sequence[str]) -> str:
+    near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    return f"Did you mean {', '.join(near)}?" if near else f"Known: {', '.join(sorted(known))}"
+
+
+def _keys(config_name: str) -> Iterator[str]:
+    """Dotted names of all values of the default configuration, and the names of groups."""
+    import hydra
+
+    with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        config = hydra.compose(config_name)
+    yield from _leaves(config)
+    yield from _groups(config_name)
+
+
+def _leaves(config: "DictConfig", prefix: str = "") -> Iterator[str]:
+    from omegaconf import DictConfig, OmegaConf
+
+    for key in config:
+        name = f"{prefix}{key!s}"
+        yield name
+        value = None if OmegaConf.is_missing(config, key) else config[key]
+        if isinstance(value, DictConfig):
+            yield from _leaves(value, f"{name}.")
+
+
+def _groups(config_name: str) -> list[str]:
+    from omegaconf import OmegaConf
+
+    loaded = OmegaConf.to_container(OmegaConf.load(conf_dir() / f"{config_name}.yaml"))
+    defaults = loaded.get("defaults", []) if isinstance(loaded, dict) else []
+    named = [str(key).split()[-1] for item in defaults if isinstance(item, dict) for key in item]
+    return [name for name in named if not name.startswith("hydra")]
+
+
+def _options(group: str) -> list[str]:
+    return sorted(file.stem for file in (conf_dir() / group).glob("*.yaml"))
+
+
+def integer(value: Any, key: str, minimum: int = 1) -> int:
+    """A whole number; `1e6` is one.
+
+    Raises:
+        ConfigError: no whole number, or below `minimum`.
+    """
+    whole = isinstance(value, int | float) and not isinstance(value, bool) and float(value).is_integer()
+    if not whole or value < minimum:
+        raise ConfigError(f"{key}={value} is no whole number of at least {minimum}", way_out=f"Give {key}={minimum}")
+    return int(value)
+
+
+def triple(value: Any, key: str) -> tuple[int, int, int]:
+    """Three positive whole numbers along x, y, z; one number stands for three.
+
+    Raises:
+        ConfigError: anything else.
+    """
+    values = value if isinstance(value, list | tuple) else [value] * 3
+    if len(values) != 3:
+        raise ConfigError(
+            f"{key}={value} is neither one number nor three", way_out=f"Give {key}=96 or {key}=[96,96,64]"
+        )
+    x, y, z = (integer(v, key) for v in values)
+    return x, y, z
+
+
+def choice(value: Any, key: str, options: Sequence[str]) -> str:
+    """One of some words.
+
+    Raises:
+        ConfigError: another word.
+    """
+    if value not in options:
+        raise ConfigError(f"{key}={value} is none of {', '.join(options)}", way_out=_near(str(value), options))
+    return str(value)
