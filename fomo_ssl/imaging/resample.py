@@ -134,16 +134,17 @@ def axis_weights(positions: np.ndarray, size: int, step: float, order: Order) ->
     offsets = np.arange(np.floor(-radius), np.ceil(radius) + 1)
     taps = np.floor(positions)[:, None] + offsets
     distance = np.abs(taps - positions[:, None]) / width
-    values = _keys(distance) if order == "cubic" else np.maximum(0.0, 1.0 - distance)
-    weights = np.zeros((len(positions), size))
+    values: np.ndarray = _keys(distance) if order == "cubic" else np.maximum(0.0, 1.0 - distance)
+    weights: np.ndarray = np.zeros((len(positions), size))
     columns = np.clip(taps, 0, size - 1).astype(np.intp)
     np.add.at(weights, (np.arange(len(positions))[:, None], columns), values)
-    return (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
+    weights /= weights.sum(axis=1, keepdims=True)
+    return weights.astype(np.float32)
 
 
 def _keys(distance: np.ndarray) -> np.ndarray:
     near = (1.5 * distance - 2.5) * distance**2 + 1.0
-    far = ((-0.5 * distance + 2.5) * distance - 4.0) * distance + 2.0
+    far: np.ndarray = ((-0.5 * distance + 2.5) * distance - 4.0) * distance + 2.0
     values: np.ndarray = np.where(distance <= 1, near, np.where(distance < 2, far, 0.0))
     return values
 
