@@ -13,6 +13,15 @@ from torch import Tensor
 Triple = tuple[int, int, int]
 Spacing = tuple[float, float, float]
 
+
+@dataclass(frozen=True)
+class FeatureInfo:
+    """One level of an encoder's pyramid: channels, and voxels of input per voxel of map along x, y, z."""
+
+    channels: int
+    stride: Triple
+
+
 SEQUENCES = ("other", "t1", "t1c", "t2", "t2s", "flair", "pd", "swi", "dwi", "adc", "mra")
 """Sequence classes; a sequence index is a position in this tuple. `dwi_b0` and `dwi_b1000` are of class `dwi`."""
 

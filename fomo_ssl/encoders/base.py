@@ -1,8 +1,7 @@
 """The contract of every encoder: a feature pyramid, one embedding, and what exports and optimisers need to know."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -11,15 +10,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from fomo_ssl.core.registry import Builder, Registry
-from fomo_ssl.core.types import Triple
-
-
-@dataclass(frozen=True)
-class FeatureInfo:
-    """One level of the pyramid: channels, and voxels of input per voxel of map along x, y, z."""
-
-    channels: int
-    stride: Triple
+from fomo_ssl.core.types import FeatureInfo, Triple
 
 
 class Encoder(nn.Module, ABC):
@@ -31,7 +22,7 @@ class Encoder(nn.Module, ABC):
         feature_info: one entry per map of `forward_features`, finest first.
         supports_token_dropping: whether `forward_tokens` exists.
         patch_size: voxels per token, for encoders that drop tokens; else the coarsest stride.
-        stem: dotted name of the first convolution or linear layer, whose input channels can be inflated.
+        stem: dotted name of the first layer; its weight is (o, in_channels, ...), so that inputs can be inflated.
 
     `create_encoder` records `name` and `arguments`, so that a bundle can build the same encoder again.
     """
@@ -44,10 +35,14 @@ class Encoder(nn.Module, ABC):
     supports_token_dropping: bool = False
     patch_size: Triple
     stem: str
+    grad_checkpointing: bool = False
 
     @abstractmethod
     def forward_features(self, x: Float[Tensor, "b c x y z"]) -> list[Float[Tensor, "b _ _ _ _"]]:
-        """Feature maps, finest first; sizes that are no multiple of the stride are padded and cropped back."""
+        """Feature maps, finest first; a map's size is that of the input over its stride, rounded up.
+
+        Inputs that are no multiple of the coarsest stride are padded at the far end, and the maps cropped back.
+        """
 
     @abstractmethod
     def pool(self, features: list[Float[Tensor, "b _ _ _ _"]]) -> Float[Tensor, "b e"]:
@@ -73,7 +68,9 @@ class Encoder(nn.Module, ABC):
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Trade compute for memory in the encoder's blocks."""
-        self.grad_checkpointing = enable
+        for module in self.modules():
+            if isinstance(module, Encoder):
+                module.grad_checkpointing = enable
 
 
 def pad_to_multiple(x: Float[Tensor, "b c x y z"], stride: Triple) -> Float[Tensor, "b c x2 y2 z2"]:
@@ -82,6 +79,17 @@ def pad_to_multiple(x: Float[Tensor, "b c x y z"], stride: Triple) -> Float[Tens
     if not any(pads):
         return x
     return F.pad(x, (0, pads[2], 0, pads[1], 0, pads[0]), mode="replicate")
+
+
+def crop_maps(
+    maps: list[Float[Tensor, "b _ _ _ _"]], info: list[FeatureInfo], size: Sequence[int]
+) -> list[Float[Tensor, "b _ _ _ _"]]:
+    """Cut the maps of a padded input back to `size` over their strides, rounded up."""
+    cropped = []
+    for level, entry in zip(maps, info, strict=True):
+        x, y, z = (-(-n // s) for n, s in zip(size, entry.stride, strict=True))
+        cropped.append(level[:, :, :x, :y, :z])
+    return cropped
 
 
 encoders: Registry[Encoder] = Registry("encoder")
@@ -125,3 +133,23 @@ def inflate_stem(weight: Tensor, in_channels: int) -> Tensor:
     if weight.shape[1] != 1:
         raise ValueError(f"only a one-sequence stem can be inflated, this one has {weight.shape[1]} inputs")
     return weight.repeat_interleave(in_channels, dim=1) / in_channels
+
+
+def load_encoder_state(encoder: Encoder, state: Mapping[str, Tensor]) -> None:
+    """Copy a state dict into an encoder, strictly; the stem of a one-sequence state is inflated where needed.
+
+    Raises:
+        ValueError: tensors are missing, unexpected or of another shape; names them.
+    """
+    own, stem = encoder.state_dict(), f"{encoder.stem}.weight"
+    state = dict(state)
+    if stem in own and stem in state:
+        state[stem] = inflate_stem(state[stem], own[stem].shape[1])
+    problems = {
+        "missing": sorted(own.keys() - state.keys()),
+        "unexpected": sorted(state.keys() - own.keys()),
+        "of another shape": sorted(k for k in own.keys() & state.keys() if own[k].shape != state[k].shape),
+    }
+    if any(problems.values()):
+        raise ValueError("; ".join(f"{what}: {', '.join(names)}" for what, names in problems.items() if names))
+    encoder.load_state_dict(state)

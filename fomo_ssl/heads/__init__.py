@@ -1,1 +1,1 @@
-"""What stands on an encoder: decoders, projectors and task heads."""
+"""What sits on an encoder: decoders, projectors and task heads."""

@@ -1,0 +1,32 @@
+"""Sizes of every encoder family, apart from the classes they configure; docs/reference/encoders.md has the numbers."""
+
+from typing import Any
+
+_VIT_SIZES: dict[str, dict[str, int]] = {
+    "t": {"dim": 192, "depth": 12, "heads": 3},
+    "s": {"dim": 384, "depth": 12, "heads": 6},
+    "b": {"dim": 768, "depth": 12, "heads": 12},
+    "l": {"dim": 1024, "depth": 24, "heads": 16},
+}
+
+VIT: dict[str, dict[str, Any]] = {
+    f"vit_{size}_p{patch}": {**arguments, "patch_size": patch}
+    for size, arguments in _VIT_SIZES.items()
+    for patch in (8, 16)
+}
+
+RESENC: dict[str, dict[str, Any]] = {
+    "resenc_t": {"channels": (16, 32, 64, 128), "blocks": (1, 1, 2, 2)},
+    "resenc_s": {"channels": (24, 48, 96, 192, 256), "blocks": (1, 2, 2, 2, 2)},
+    "resenc_b": {"channels": (32, 64, 128, 256, 320), "blocks": (1, 2, 3, 4, 4)},
+    # The preset of nnU-Net's ResEnc plans, which OpenMind's published weights use: 90.30 M parameters.
+    "resenc_l": {"channels": (32, 64, 128, 256, 320, 320), "blocks": (1, 3, 4, 6, 6, 6)},
+}
+
+UNET: dict[str, dict[str, Any]] = {
+    "unet_t": {"channels": (16, 32, 64, 128)},
+    "unet_s": {"channels": (16, 32, 64, 128, 256)},
+    # The two baselines of the FOMO25 challenge (arXiv 2604.11679): 14.13 M and 56.53 M parameters.
+    "unet_b": {"channels": (32, 64, 128, 256, 512)},
+    "unet_xl": {"channels": (64, 128, 256, 512, 1024)},
+}

@@ -1,0 +1,152 @@
+"""A plain 3D vision transformer that encodes only the tokens it is given: `vit_{t,s,b,l}_p{8,16}`."""
+
+from collections.abc import Sequence
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from fomo_ssl.core.tokens import all_tokens, gather_tokens, patchify, token_coordinates
+from fomo_ssl.core.transformer import Block, init_transformer, rotary_angles, unrotated
+from fomo_ssl.core.types import FeatureInfo, Triple
+from fomo_ssl.encoders.base import Encoder, crop_maps, pad_to_multiple, register_encoder
+from fomo_ssl.encoders.presets import VIT
+
+
+class PatchEmbed(nn.Module):
+    """A linear map of each patch, applied to visible patches only.
+
+    Gathering before the linear layer is 3.3 times as fast as a strided convolution at 25 % visible patches. The weight
+    keeps the layout of that convolution, (d, c, px, py, pz), so that stems inflate and are exchanged like any other.
+    """
+
+    def __init__(self, in_channels: int, dim: int, patch: Triple) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(dim, in_channels, *patch))
+        self.bias = nn.Parameter(torch.zeros(dim))
+        # Unit variance in, unit variance out: with 0.02 the tokens would drown in the blocks' first updates.
+        std = self.weight[0].numel() ** -0.5
+        nn.init.trunc_normal_(self.weight, std=std, a=-2 * std, b=2 * std)
+
+    def forward(self, patches: Float[Tensor, "b k v"]) -> Float[Tensor, "b k d"]:
+        """Tokens from patches of v = c * px * py * pz values."""
+        return F.linear(patches, self.weight.flatten(1), self.bias)
+
+
+class ViT(Encoder):
+    """Vision transformer over non-overlapping 3D patches (Dosovitskiy et al. 2020, arXiv 2010.11929).
+
+    Positions are 3D axial rotary angles in patch units, so any grid and any subset of tokens works. `registers` extra
+    tokens give attention a place to put what belongs nowhere (Darcet et al. 2023, arXiv 2309.16588); they never leave
+    the encoder. The embedding is the mean of the patch tokens after the final norm.
+
+    `forward_features` returns four maps, after one, two, three and four quarters of the depth, each through the final
+    norm and all with the patch as stride. An input that is no multiple of the patch is padded at the far end with its
+    edge; the maps have ceil(size / patch) voxels, and the last ones look partly at the padding.
+    """
+
+    supports_token_dropping = True
+    stem = "patch_embed"
+
+    def __init__(
+        self,
+        dim: int,
+        depth: int,
+        heads: int,
+        patch_size: int | Sequence[int],
+        in_channels: int = 1,
+        mlp_ratio: float = 4.0,
+        registers: int = 4,
+        learned_grid: Sequence[int] | None = None,
+    ) -> None:
+        """Arguments beside the sizes.
+
+        patch_size: voxels per token, one number or one per axis (thick slices: (8, 8, 2)).
+        learned_grid: adds a learned position table of this grid, interpolated to the grid of the input.
+        """
+        super().__init__()
+        patch = (patch_size,) * 3 if isinstance(patch_size, int) else tuple(patch_size)
+        if len(patch) != 3 or depth < 4:
+            raise ValueError(f"patch_size is one or three numbers and depth at least 4, got {patch_size} and {depth}")
+        self.patch_size = patch
+        self.in_channels, self.embed_dim = in_channels, dim
+        self.feature_info = [FeatureInfo(dim, self.patch_size)] * 4
+        self.taps = [depth * quarter // 4 for quarter in (1, 2, 3, 4)]
+        self.head_dim = dim // heads
+
+        self.blocks = nn.ModuleList(Block(dim, heads, mlp_ratio) for _ in range(depth))
+        self.norm = nn.LayerNorm(dim)
+        self.apply(init_transformer)
+        self.patch_embed = PatchEmbed(in_channels, dim, self.patch_size)
+        self.registers = nn.Parameter(torch.empty(1, registers, dim).normal_(std=0.02)) if registers else None
+        self.positions = (
+            nn.Parameter(torch.empty(1, dim, *learned_grid).normal_(std=0.02)) if learned_grid is not None else None
+        )
+
+    def forward_features(self, x: Float[Tensor, "b c x y z"]) -> list[Float[Tensor, "b _ _ _ _"]]:
+        """Four maps (b, d, gx, gy, gz) from a quarter of the depth to the end."""
+        padded = pad_to_multiple(x, self.patch_size)
+        grid = self._grid(padded)
+        index = all_tokens(grid, x.device)
+        taps = self._encode(patchify(padded, self.patch_size), index, grid, self.taps)
+        maps = [self.norm(tokens).transpose(1, 2).unflatten(2, grid) for tokens in taps]
+        return crop_maps(maps, self.feature_info, x.shape[2:])
+
+    def pool(self, features: list[Float[Tensor, "b _ _ _ _"]]) -> Float[Tensor, "b e"]:
+        """Mean of the last map over space."""
+        return features[-1].mean(dim=(2, 3, 4))
+
+    def forward_tokens(
+        self, x: Float[Tensor, "b c x y z"], keep: Int64[Tensor, "b k"]
+    ) -> tuple[Float[Tensor, "b k d"], Float[Tensor, "b e"]]:
+        """Encode only the tokens `keep` (flat indices into the padded patch grid, x slowest) and their mean."""
+        padded = pad_to_multiple(x, self.patch_size)
+        patches = gather_tokens(patchify(padded, self.patch_size), keep)
+        (tokens,) = self._encode(patches, keep, self._grid(padded), self.taps[-1:])
+        tokens = self.norm(tokens)
+        return tokens, tokens.mean(dim=1)
+
+    def no_weight_decay(self) -> set[str]:
+        """Registers and learned positions."""
+        return {name for name in ("registers", "positions") if getattr(self, name) is not None}
+
+    def layer_groups(self) -> list[list[str]]:
+        """The stem with all position parameters, each block, the final norm with the last block."""
+        stem = ["patch_embed", *sorted(self.no_weight_decay())]
+        blocks = [[f"blocks.{i}"] for i in range(len(self.blocks))]
+        return [stem, *blocks[:-1], [*blocks[-1], "norm"]]
+
+    def _grid(self, padded: Float[Tensor, "b c x y z"]) -> Triple:
+        x, y, z = (size // p for size, p in zip(padded.shape[2:], self.patch_size, strict=True))
+        return x, y, z
+
+    def _encode(
+        self, patches: Float[Tensor, "b k v"], index: Int64[Tensor, "_ k"], grid: Triple, taps: list[int]
+    ) -> list[Float[Tensor, "b k d"]]:
+        """Patch tokens after each number of blocks in `taps`, before the final norm; `index` may have batch 1."""
+        tokens = self.patch_embed(patches)
+        if self.positions is not None:
+            table = F.interpolate(self.positions, size=grid, mode="trilinear").flatten(2).transpose(1, 2)
+            tokens = tokens + gather_tokens(table.expand(len(index), -1, -1), index)
+        rotary = rotary_angles(token_coordinates(index, grid), self.head_dim)
+        prefix = 0
+        if self.registers is not None:
+            prefix = self.registers.shape[1]
+            tokens = torch.cat((self.registers.expand(len(tokens), -1, -1).to(tokens.dtype), tokens), dim=1)
+            rotary = unrotated(rotary, prefix)
+        tapped = []
+        for depth, block in enumerate(self.blocks, start=1):
+            if self.grad_checkpointing and torch.is_grad_enabled():
+                tokens = checkpoint(block, tokens, rotary, use_reentrant=False)
+            else:
+                tokens = block(tokens, rotary)
+            if depth in taps:
+                tapped.append(tokens[:, prefix:])
+        return tapped
+
+
+for _name, _arguments in VIT.items():
+    register_encoder(_name)(partial(ViT, **_arguments))

@@ -1,0 +1,146 @@
+"""Decoders from an encoder's tokens or maps back to voxels."""
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+
+from fomo_ssl.core.convolution import ConvNorm, init_convolution
+from fomo_ssl.core.tokens import all_tokens, patchify, token_coordinates, unpatchify
+from fomo_ssl.core.transformer import Block, init_transformer, rotary_angles
+from fomo_ssl.core.types import FeatureInfo, Triple
+from fomo_ssl.heads.ladder import ladder, step
+
+__all__ = ["LightDecoder", "TokenDecoder", "UNetDecoder", "patchify", "unpatchify"]
+
+
+class TokenDecoder(nn.Module):
+    """Transformer that predicts every patch from the visible tokens (He et al. 2021, arXiv 2111.06377, section 3).
+
+    Visible tokens are scattered to their places on the grid, a learned mask token stands everywhere else, and rotary
+    positions tell them apart. It runs on all tokens, so it and not the encoder dominates the cost of an MAE: the
+    default is shallow and half as wide as the encoder.
+    """
+
+    def __init__(
+        self,
+        encoder_dim: int,
+        patch_voxels: int,
+        *,
+        dim: int | None = None,
+        depth: int = 4,
+        heads: int | None = None,
+        mlp_ratio: float = 4.0,
+    ) -> None:
+        super().__init__()
+        dim = dim or encoder_dim // 2
+        heads = heads or max(1, dim // 32)
+        self.head_dim = dim // heads
+        self.embed = nn.Linear(encoder_dim, dim)
+        self.blocks = nn.ModuleList(Block(dim, heads, mlp_ratio) for _ in range(depth))
+        self.norm = nn.LayerNorm(dim)
+        self.predict = nn.Linear(dim, patch_voxels)
+        self.apply(init_transformer)
+        self.mask_token = nn.Parameter(torch.empty(1, 1, dim).normal_(std=0.02))
+
+    def forward(
+        self, tokens: Float[Tensor, "b k d"], keep: Int64[Tensor, "b k"], grid: Triple
+    ) -> Float[Tensor, "b n v"]:
+        """Predicted patches of the whole grid, in flat order (x slowest) and `patchify`'s order of values."""
+        visible = self.embed(tokens)
+        index = all_tokens(grid, tokens.device)
+        # Under autocast `visible` is bf16 and the parameter float32; a scatter wants one type.
+        full = self.mask_token.to(visible.dtype).expand(len(tokens), index.shape[1], -1)
+        x = full.scatter(1, keep[..., None].expand_as(visible), visible)
+        rotary = rotary_angles(token_coordinates(index, grid), self.head_dim)
+        for block in self.blocks:
+            x = block(x, rotary)
+        patches: Tensor = self.predict(self.norm(x))
+        return patches
+
+
+class LightDecoder(nn.Module):
+    """Convolutional decoder without skips: only the coarsest map, one transposed and one plain convolution a level.
+
+    For masked reconstruction: a skip at full resolution would hand the visible voxels to the output, and what is
+    learned would sit in the finest stage and in the decoder.
+    """
+
+    def __init__(self, feature_info: Sequence[FeatureInfo], out_channels: int, width: int = 32) -> None:
+        super().__init__()
+        rungs = ladder(feature_info, width)[::-1]
+        self.ups = nn.ModuleList()
+        for coarse, fine in pairwise(rungs):
+            factor = step(coarse.stride, fine.stride)
+            up = nn.ConvTranspose3d(coarse.channels, fine.channels, factor, factor)
+            self.ups.append(nn.Sequential(up, ConvNorm(fine.channels, fine.channels)))
+        self.predict = nn.Conv3d(rungs[-1].channels, out_channels, 1)
+        self.apply(init_convolution)
+
+    def forward(
+        self, features: list[Float[Tensor, "b _ _ _ _"]], size: Sequence[int] | None = None
+    ) -> Float[Tensor, "b o x y z"]:
+        """Voxels from the last map, cut to `size` (default: all of the map's voxels times its stride)."""
+        x = features[-1]
+        for up in self.ups:
+            x = up(x)
+        x = self.predict(x)
+        return x if size is None else _cut(x, size)
+
+
+class UNetDecoder(nn.Module):
+    """Decoder with skips to the resolution of the image (Ronneberger et al. 2015, arXiv 1505.04597).
+
+    Each level: transposed convolution, the encoder's maps of that stride beside it, `convs` convolutions. Maps that
+    share the coarsest stride, as a ViT's four do, are fused by a 1x1 convolution first (UNETR, arXiv 2103.10504,
+    without its towers). Where the encoder has no map at full resolution, one convolution on the image itself,
+    `width // 2` channels, takes its place, so that borders finer than a patch survive.
+    """
+
+    def __init__(
+        self,
+        feature_info: Sequence[FeatureInfo],
+        out_channels: int,
+        *,
+        in_channels: int = 1,
+        width: int = 32,
+        convs: int = 1,
+    ) -> None:
+        super().__init__()
+        self.rungs = ladder(feature_info, width)[::-1]
+        bottom = self.rungs[0]
+        depth = sum(feature_info[i].channels for i in bottom.maps)
+        self.fuse = ConvNorm(depth, bottom.channels, kernel=1) if len(bottom.maps) > 1 else nn.Identity()
+        self.image_stem = None if self.rungs[-1].maps else ConvNorm(in_channels, width // 2)
+        self.ups, self.mixes = nn.ModuleList(), nn.ModuleList()
+        for coarse, fine in pairwise(self.rungs):
+            factor = step(coarse.stride, fine.stride)
+            self.ups.append(nn.ConvTranspose3d(coarse.channels, fine.channels, factor, factor))
+            beside = sum(feature_info[i].channels for i in fine.maps)
+            if fine is self.rungs[-1] and self.image_stem is not None:
+                beside += width // 2
+            first = ConvNorm(fine.channels + beside, fine.channels)
+            self.mixes.append(nn.Sequential(first, *(ConvNorm(fine.channels, fine.channels) for _ in range(convs - 1))))
+        self.predict = nn.Conv3d(self.rungs[-1].channels, out_channels, 1)
+        self.apply(init_convolution)
+
+    def forward(
+        self, image: Float[Tensor, "b c x y z"], features: list[Float[Tensor, "b _ _ _ _"]]
+    ) -> Float[Tensor, "b o x y z"]:
+        """Dense output of the image's size, whatever that is."""
+        x = self.fuse(torch.cat([features[i] for i in self.rungs[0].maps], dim=1))
+        for rung, up, mix in zip(self.rungs[1:], self.ups, self.mixes, strict=True):
+            size = [-(-n // s) for n, s in zip(image.shape[2:], rung.stride, strict=True)]
+            beside = [features[i] for i in rung.maps]
+            if rung is self.rungs[-1] and self.image_stem is not None:
+                beside.append(self.image_stem(image))
+            x = mix(torch.cat([_cut(up(x), size), *beside], dim=1))
+        out: Tensor = self.predict(x)
+        return out
+
+
+def _cut(x: Float[Tensor, "b c x y z"], size: Sequence[int]) -> Float[Tensor, "b c x2 y2 z2"]:
+    """Leave the first `size` voxels of each axis: what padding added lies at the far end."""
+    return x[:, :, : size[0], : size[1], : size[2]]
