@@ -1,4 +1,4 @@
-"""Who was scanned, and by what: participants.tsv, mapping.tsv and mri_info.tsv, joined on (dataset, subject, session)."""
+"""Who was scanned, by what: participants.tsv, mapping.tsv, mri_info.tsv, joined on (dataset, subject, session)."""
 
 import csv
 import re

@@ -25,10 +25,10 @@ def foreground_mask(data: np.ndarray) -> np.ndarray:
     """
     factors = [max(1, size // _COARSE) for size in data.shape]
     coarse = _block_means(data, factors)
-    low, high = float(coarse.min()), float(coarse.max())
-    if not high > low:
+    low = float(coarse.min())
+    if not float(coarse.max()) > low:
         return np.zeros(data.shape, bool)
-    mask = _filled(coarse > _threshold(coarse))
+    mask = _filled(_above_air(coarse, low))
     for axis, factor in enumerate(factors):
         mask = mask.repeat(factor, axis=axis)
     pads = [(0, size - have) for size, have in zip(data.shape, mask.shape, strict=True)]
@@ -56,26 +56,38 @@ def _block_means(data: np.ndarray, factors: list[int]) -> np.ndarray:
     return whole.astype(np.float32, copy=False)
 
 
-def _threshold(coarse: np.ndarray) -> float:
-    """What separates head from air: BET's rule, raised where the air is noisier than that."""
-    low = float(coarse.min())
+def _above_air(coarse: np.ndarray, low: float) -> np.ndarray:
+    """What stands out from the air: BET's rule, with the threshold raised where the air is noisier than that."""
     values = coarse[coarse > low]
     bottom, top = (float(v) for v in np.quantile(values, (0.02, 0.98)))
-    # A stripped scan has exact empty space: everything else is brain, however dark.
+    # A stripped scan has exact empty space, and everything else is brain, however dark.
     if values.size < 0.95 * coarse.size and bottom - low > 0.02 * (top - low):
-        return low
-    return max(low + _BET_FRACTION * (top - low), _noise_ceiling(coarse, low))
+        return coarse > low
+    smooth = ndimage.uniform_filter(coarse, 3, mode="nearest")
+    return smooth > max(low + _BET_FRACTION * (top - low), _noise_ceiling(smooth, low))
 
 
-def _noise_ceiling(coarse: np.ndarray, low: float) -> float:
-    """Mean plus four deviations of the air, read off the corners that hold air in a head scan, if they agree."""
-    size = [max(1, n // 10) for n in coarse.shape]
-    ends = [(slice(0, s), slice(n - s, n)) for s, n in zip(size, coarse.shape, strict=True)]
-    corners = [coarse[x, y, z] for x in ends[0] for y in ends[1] for z in ends[2]]
-    quiet = sorted(corners, key=lambda corner: float(corner.mean()))[:2]
-    level = max(float(corner.mean() + _NOISE_SIGMAS * corner.std()) for corner in quiet)
-    # Corners inside the head (a tight crop) would hide it: air is dark beside what the volume shows.
-    return level if level < float(np.median(coarse[coarse >= np.median(coarse)])) else low
+def _noise_ceiling(smooth: np.ndarray, low: float) -> float:
+    """Mean plus four deviations of the air, read off the two darkest corners; `low` where they hold no air."""
+    size = [max(1, n // 10) for n in smooth.shape]
+    ends = [(slice(0, s), slice(n - s, n)) for s, n in zip(size, smooth.shape, strict=True)]
+    corners = [smooth[x, y, z] for x in ends[0] for y in ends[1] for z in ends[2]]
+    darkest = sorted(corners, key=lambda corner: float(corner.mean()))[:2]
+    level = max(float(corner.mean() + _NOISE_SIGMAS * corner.std()) for corner in darkest)
+    # In a tight crop the corners are tissue: then they are not darker than the dark class of the whole volume.
+    return level if level < _otsu(smooth) else low
+
+
+def _otsu(values: np.ndarray) -> float:
+    """The threshold that splits a histogram into two classes of least variance (Otsu 1979)."""
+    counts, edges = np.histogram(values, bins=128)
+    centres = (edges[:-1] + edges[1:]) / 2
+    below = np.cumsum(counts)[:-1]
+    sums = np.cumsum(counts * centres)
+    above = values.size - below
+    with np.errstate(divide="ignore", invalid="ignore"):
+        between = below * above * (sums[:-1] / below - (sums[-1] - sums[:-1]) / above) ** 2
+    return float(edges[1:-1][np.nanargmax(between)])
 
 
 def _filled(mask: np.ndarray) -> np.ndarray:

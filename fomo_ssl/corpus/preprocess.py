@@ -1,0 +1,210 @@
+"""From a source tree to a store: resumable, the same bytes for any number of workers, nothing torn by a kill."""
+
+import contextlib
+import os
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import pyarrow as pa
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from fomo_ssl.core.errors import StoreError, is_disk_full
+from fomo_ssl.core.files import remove_strays, write_text
+from fomo_ssl.corpus.executors import run_local
+from fomo_ssl.corpus.journal import QUARANTINE, Journal, Rejected, write_quarantine
+from fomo_ssl.corpus.layouts import ScanRow, find_scans
+from fomo_ssl.corpus.metadata import Metadata, MetadataTable
+from fomo_ssl.corpus.scan import Job, Outcome, process
+from fomo_ssl.corpus.schema import SCHEMA, id_cells
+from fomo_ssl.corpus.store import read_facts, write_index
+from fomo_ssl.corpus.summary import print_summary, summary_page
+from fomo_ssl.imaging.canonical import CanonicalSpec
+
+# A kill loses at most this much work.
+_SHARD_SCANS, _SHARD_SECONDS = 64, 10.0
+
+
+@dataclass(frozen=True)
+class PreprocessSummary:
+    """What a run did.
+
+    Attributes:
+        accepted: scans in the store.
+        rejected: scans in quarantine, by reason.
+        processed: scans that this run worked on; the others were done before.
+        bytes: size of the scan files.
+        seconds: wall time of this run.
+        fingerprint: of the store.
+    """
+
+    accepted: int
+    rejected: dict[str, int]
+    processed: int
+    bytes: int
+    seconds: float
+    fingerprint: str
+
+
+def preprocess(
+    source: str | Path,
+    store: str | Path,
+    spec: CanonicalSpec | None = None,
+    *,
+    workers: int = 1,
+    min_slices: int = 15,
+    console: Console | None = None,
+) -> PreprocessSummary:
+    """Make a store, or go on with one that a kill, a full disk or new scans in the source left incomplete.
+
+    Args:
+        source: folder of NIfTI files in one of the layouts of `corpus.layouts`, with optional TSV metadata.
+        store: folder to fill.
+        spec: how scans are made canonical.
+        workers: processes; the store's bytes do not depend on it.
+        min_slices: scans with fewer voxels along an axis are rejected.
+        console: where progress and the summary are shown; None is silent.
+
+    Raises:
+        FomoSSLError: no scan found, a worker killed.
+        StoreError: a store of other settings, every scan rejected, another run at work, disk full.
+    """
+    begun = time.monotonic()
+    source, store, spec = Path(source), Path(store), spec or CanonicalSpec()
+    rows, metadata = _plan(source)
+    sizes = {row.path: _size(source / row.path) for row in rows}
+    config = {"min_slices": min_slices}
+    with _no_room(store), _exclusive(store):
+        _sweep(store)
+        journal = Journal(store, spec, config)
+        accepted, rejected = journal.finished(sizes)
+        done = {*accepted.column("path").to_pylist(), *(line.path for line in rejected)}
+        jobs = [Job(source, store, row, sizes[row.path], spec, min_slices) for row in rows if row.path not in done]
+        _work(jobs, journal, workers, console, already=len(done))
+        accepted, rejected = journal.finished(sizes)
+        table = _with_present_metadata(accepted, rows, metadata)
+        _finish(store, table, rejected, spec, config)
+        journal.remove()
+        _sweep(store, keep=set(table.column("file").to_pylist()))
+    facts = read_facts(store) or {}
+    reasons = dict(sorted(Counter(line.reason for line in rejected).items()))
+    size = sum(table.column("file_bytes").to_pylist())
+    seconds = time.monotonic() - begun
+    summary = PreprocessSummary(len(table), reasons, len(jobs), size, seconds, facts["fingerprint"])
+    if console is not None:
+        print_summary(console, store, table, rejected, summary.processed, seconds)
+    return summary
+
+
+def _plan(source: Path) -> tuple[list[ScanRow], dict[str, Metadata]]:
+    """Scans in their final order, with a dataset (the tree's, else the metadata's, else the folder's name), and what
+    is known of each by path.
+    """
+    found = find_scans(source)
+    table = MetadataTable.read(source, {row.dataset for row in found})
+    named = [replace(row, dataset=row.dataset or table.dataset(row) or source.resolve().name) for row in found]
+    return named, {row.path: table.of(row) for row in found}
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return -1
+
+
+def _work(jobs: list[Job], journal: Journal, workers: int, console: Console | None, already: int) -> None:
+    """Run the jobs and commit their outcomes in shards; what is finished is committed even when the run breaks off."""
+    if not jobs:
+        return
+    batch: list[Outcome] = []
+    since = time.monotonic()
+    with contextlib.closing(run_local(process, jobs, workers)) as outcomes:
+        try:
+            for outcome in _shown(outcomes, len(jobs), console, already):
+                batch.append(outcome)
+                if len(batch) >= _SHARD_SCANS or time.monotonic() - since > _SHARD_SECONDS:
+                    journal.commit(batch)
+                    batch, since = [], time.monotonic()
+        finally:
+            journal.commit(batch)
+
+
+def _shown(outcomes: Iterator[Outcome], total: int, console: Console | None, already: int) -> Iterator[Outcome]:
+    if console is None:
+        yield from outcomes
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, TextColumn("left"), TimeRemainingColumn(), console=console) as progress:
+        task = progress.add_task("preprocess", total=total + already, completed=already)
+        for outcome in outcomes:
+            progress.advance(task)
+            yield outcome
+
+
+def _with_present_metadata(table: pa.Table, rows: list[ScanRow], metadata: dict[str, Metadata]) -> pa.Table:
+    """Ids and metadata as the tree and the TSV files say now: they may have changed since a scan was processed."""
+    by_path = {row.path: row for row in rows}
+    present = [by_path[path] for path in table.column("path").to_pylist()]
+    cells = [{**id_cells(row), **asdict(metadata[row.path])} for row in present]
+    for name in cells[0] if cells else ():
+        column = pa.array([line[name] for line in cells], SCHEMA.field(name).type)
+        table = table.set_column(SCHEMA.get_field_index(name), SCHEMA.field(name), column)
+    return table
+
+
+def _finish(
+    store: Path, table: pa.Table, rejected: list[Rejected], spec: CanonicalSpec, config: dict[str, int]
+) -> None:
+    """Write quarantine, summary page, index and, last of all, `store.json`."""
+    write_quarantine(store, rejected)
+    if not len(table):
+        what = f"all {len(rejected)} scans were rejected"
+        raise StoreError(what, where=store, way_out=f"See the reasons in {QUARANTINE}")
+    write_text(store / "summary.html", summary_page(store, table, rejected, spec))
+    write_index(store, table, spec, config, quarantined=len(rejected))
+
+
+def _sweep(store: Path, keep: set[str] | None = None) -> None:
+    """Remove what killed writers left, and scan files that no index row names."""
+    for folder in [store, store / "journal", *(store / "scans").glob("*")]:
+        remove_strays(folder)
+    if keep is not None:
+        for file in (store / "scans").glob("*/*"):
+            if file.relative_to(store).as_posix() not in keep:
+                file.unlink()
+        for folder in (store / "scans").glob("*"):
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+
+
+@contextlib.contextmanager
+def _no_room(store: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if not is_disk_full(error):
+            raise
+        way_out = "Free space and run the same command again: it goes on where it stopped"
+        raise StoreError("no space left on the device", where=store, way_out=way_out) from error
+
+
+@contextlib.contextmanager
+def _exclusive(store: Path) -> Iterator[None]:
+    """One run at a time: a lock on the folder itself leaves no file behind and ends with the process."""
+    import fcntl
+
+    if store.exists() and not store.is_dir():
+        raise StoreError("a file is in the way", where=store, way_out="Give another store=PATH")
+    store.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(store, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError as error:
+        raise StoreError("another run is writing this store", where=store, way_out="Wait for it to end") from error
+    finally:
+        os.close(descriptor)
