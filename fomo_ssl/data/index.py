@@ -107,14 +107,15 @@ def split_by_subject(index: ScanIndex, held_out: float | int, seed: int) -> Spli
     """
     subjects = np.unique(index.subject)
     hashes = np.array([mix(mix(seed) ^ int(subject)) for subject in subjects], dtype=np.uint64)
-    if isinstance(held_out, float) and not 0.0 <= held_out < 1.0:
+    if held_out < 0 or (isinstance(held_out, float) and held_out >= 1):
         raise ConfigError(f"held_out={held_out} is neither a fraction in [0, 1) nor a number of subjects")
+    smallest_first = np.argsort(hashes)
     if isinstance(held_out, float):
         chosen = hashes < np.uint64(int(held_out * 2.0**64))
-        if held_out > 0 and not chosen.any():
-            chosen = hashes == hashes.min()
+        chosen[smallest_first[:1]] |= held_out > 0
     else:
-        chosen = hashes <= np.sort(hashes)[min(held_out, len(hashes)) - 1] if held_out > 0 else hashes < hashes.min()
+        chosen = np.zeros(len(subjects), dtype=bool)
+        chosen[smallest_first[:held_out]] = True
     if chosen.all():
         raise ConfigError(
             f"held_out={held_out} leaves none of the {len(subjects)} subjects to train on",

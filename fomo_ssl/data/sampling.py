@@ -109,18 +109,21 @@ class Sampler:
     def _overlapping(
         self, rng: np.random.Generator, row: int, anchor: Int64[np.ndarray, "3"]
     ) -> list[Int64[np.ndarray, "3"]]:
-        """Corners, the anchor first, whose crops all share at least `min_overlap` of a crop's volume.
+        """Corners, the anchor first, whose crops all share a part of a crop's volume drawn from min_overlap .. 1.
 
-        All corners lie in one window of edges d; whatever they are, the crops share prod(1 - d / crop) >= min_overlap,
-        because the window's edges spend shares w of the overlap (sum w = 1) as d = crop * (1 - min_overlap ** w).
+        The second corner lies as far off as the shared part f allows, the others between the two. Each axis spends a
+        share w of it (sum w = 1), reach = crop * (1 - f ** w), so that prod(1 - reach / crop) = f, or more where
+        voxels or the end of the volume cut the reach short.
         """
         crop = np.array(self.crop)
-        shares = rng.dirichlet(np.ones(3))
-        reach = np.floor(crop * (1.0 - self.views.min_overlap**shares)).astype(np.int64)
+        shared = rng.uniform(self.views.min_overlap, 1.0)
+        reach = np.floor(crop * (1.0 - shared ** rng.dirichlet(np.ones(3)))).astype(np.int64)
         low, high = origin_range(self.index.shape[row], self.crop, self.index.box_lo[row], self.index.box_hi[row])
-        start = anchor - rng.integers(0, reach, endpoint=True)
-        low, high = np.maximum(low, start), np.minimum(high, start + reach)
-        return [anchor, *(rng.integers(low, high, endpoint=True) for _ in range(self.views.n - 1))]
+        step = reach * rng.choice([-1, 1], 3)
+        has_room = (low <= anchor + step) & (anchor + step <= high)
+        far = np.clip(anchor + np.where(has_room, step, -step), low, high)
+        ends = np.minimum(anchor, far), np.maximum(anchor, far)
+        return [anchor, far, *(rng.integers(*ends, endpoint=True) for _ in range(self.views.n - 2))]
 
     def _partners(
         self, rng: np.random.Generator, row: int, anchor: Int64[np.ndarray, "3"]

@@ -11,7 +11,7 @@ from fomo_ssl.core.errors import ConfigError
 from fomo_ssl.core.seeding import fold
 from fomo_ssl.core.types import CropBatch, Views
 from fomo_ssl.data.augment.params import Grid, Transform
-from fomo_ssl.data.augment.presets import INTENSITY, PRESETS, SPATIAL, TRANSFORMS, Preset, Values
+from fomo_ssl.data.augment.presets import INTENSITY, PRESETS, SPATIAL, TRANSFORMS, Values
 from fomo_ssl.data.augment.spatial import Affine, Elastic, Mode, combine, warp
 
 Switch = bool | Mapping[str, Any]
@@ -31,7 +31,7 @@ class Augmenter(nn.Module):
         ConfigError: an unknown preset, transform or value.
     """
 
-    def __init__(self, preset: Preset = "all", **switches: Switch) -> None:
+    def __init__(self, preset: str = "all", **switches: Switch) -> None:
         super().__init__()
         self.spatial = _build(SPATIAL, preset, switches)
         self.intensity = _build(INTENSITY, preset, switches)
@@ -121,7 +121,7 @@ def _draw(transforms: Mapping[str, Transform], keys: Int64[Tensor, "b"], view: s
     return {name: transform.sample(fold(keys, f"{view}.{name}"), grid) for name, transform in transforms.items()}
 
 
-def _build(table: Mapping[str, Values], preset: Preset, switches: Mapping[str, Switch]) -> dict[str, Transform]:
+def _build(table: Mapping[str, Values], preset: str, switches: Mapping[str, Switch]) -> dict[str, Transform]:
     """The transforms of a table that the preset or a switch turns on, in the order of the table."""
     if preset not in PRESETS:
         raise ConfigError(f"unknown augmentation preset {preset!r}", way_out=f"One of {', '.join(PRESETS)}")

@@ -1,13 +1,12 @@
 """Tables of transforms and their values. The order is the order of application."""
 
 from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from typing import Any
 
 from fomo_ssl.data.augment.intensity import BiasField, Blur, Contrast, Gamma, LowResolution, Noise
 from fomo_ssl.data.augment.params import Transform
 from fomo_ssl.data.augment.spatial import Affine, Elastic, Flip
 
-Preset = Literal["none", "spatial", "intensity", "all"]
 Values = Mapping[str, Any]
 
 # Left-right only: a head upside down is no anatomy.
@@ -27,7 +26,7 @@ INTENSITY: dict[str, Values] = {
     "noise": {"p": 0.2, "sigma": (0.0, 0.2)},
 }
 
-PRESETS: dict[Preset, dict[str, Values]] = {
+PRESETS: dict[str, dict[str, Values]] = {
     "none": {},
     "spatial": SPATIAL,
     "intensity": INTENSITY,

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
+from fomo_ssl.core.errors import ConfigError
 from fomo_ssl.core.seeding import uniform
 from fomo_ssl.data.augment.params import Grid, Params, draw_applied, on_applied
 from fomo_ssl.data.augment.separable import smooth_field
@@ -99,6 +100,12 @@ class Elastic:
     p: float
     cells: int
     amplitude: float
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.amplitude <= 0.4:
+            raise ConfigError(
+                f"elastic amplitude {self.amplitude} can fold space", way_out="Take 0 to 0.4 of the control spacing"
+            )
 
     def sample(self, keys: Int64[Tensor, "b"], grid: Grid) -> ElasticParams:
         count = self.cells + 3

@@ -1,0 +1,149 @@
+"""Batches: what they hold, and that workers, batch sizes and restarts change nothing."""
+
+import pickle
+import shutil
+
+import numpy as np
+import pytest
+import torch
+
+from fomo_ssl.core.errors import StoreError
+from fomo_ssl.core.types import ViewSpec
+from fomo_ssl.corpus.store import Store
+from fomo_ssl.data.augment import Augmenter
+from fomo_ssl.data.loader import make_loader, preview_batch
+from fomo_ssl.data.sampling import Sampler
+
+CROP = (16, 24, 40)
+
+
+@pytest.fixture
+def sampler(index):
+    return Sampler(index, np.arange(len(index)), ViewSpec(2, "session"), CROP, seed=0)
+
+
+def _by_sample(loader):
+    """Everything of every sample, by its number."""
+    found = {}
+    for batch in loader:
+        for place, number in enumerate(batch.indices.tolist()):
+            images = [image[place] for image in batch.images]
+            columns = [batch.scale, batch.offset, batch.origins, batch.rows, batch.sequences]
+            found[number] = [
+                *images,
+                *(column[:, place] for column in columns),
+                batch.keys[place],
+                batch.spacing[place],
+                batch.paired[place],
+            ]
+    return found
+
+
+def _same(first, second):
+    assert first.keys() == second.keys()
+    for number in first:
+        assert all(torch.equal(a, b) for a, b in zip(first[number], second[number], strict=True))
+
+
+def _padded(store, row, origin, size):
+    """The crop by the plainest means: pad the whole scan far enough, then cut."""
+    volume = store.read(row)
+    background = store.index.column("background")[row].as_py()
+    far = 64
+    padded = np.pad(volume, far, constant_values=background)
+    return padded[tuple(slice(o + far, o + far + n) for o, n in zip(origin, size, strict=True))]
+
+
+def test_a_batch_holds_the_crops_of_its_requests(store, index, sampler):
+    batches = list(make_loader(store, sampler, batch_size=4, start=3, stop=16, workers=0))
+    assert [batch.indices.tolist() for batch in batches] == [[3, 4, 5, 6], [7, 8, 9, 10], [11, 12, 13, 14], [15]]
+    for batch in batches:
+        for place, number in enumerate(batch.indices.tolist()):
+            request = sampler.request(number)
+            assert batch.keys[place] == request.key
+            assert batch.paired[place] == request.paired
+            assert batch.spacing[place].tolist() == index.spacing[request.rows[0]].tolist()
+            for view, (row, origin) in enumerate(zip(request.rows, request.origins, strict=True)):
+                assert batch.rows[view, place] == row
+                assert tuple(batch.origins[view, place].tolist()) == origin
+                assert batch.sequences[view, place] == index.sequence_class[row]
+                np.testing.assert_array_equal(batch.images[view][place, 0], _padded(store, row, origin, CROP))
+
+
+def test_normalised_views_have_the_statistics_of_the_scan(store, index):
+    whole = tuple(index.shape[0].tolist())
+    sampler = Sampler(index, np.array([0]), ViewSpec(), whole, seed=0)
+    (batch,) = make_loader(store, sampler, batch_size=1, start=0, stop=1, workers=0)
+    view = Augmenter("none")(batch).images[0]
+    row = store.index.slice(0, 1).to_pylist()[0]
+    expected = store.read(0) * np.float64(row["scale"]) + row["offset"]
+    np.testing.assert_allclose(view[0, 0].numpy(), expected, atol=1e-5)
+    assert view.min() >= (row["low"] - row["mean"]) / row["std"] - 1e-4
+    assert view.max() <= (row["high"] - row["mean"]) / row["std"] + 1e-4
+
+
+def test_workers_and_batch_sizes_change_nothing(store, sampler):
+    alone = _by_sample(make_loader(store, sampler, batch_size=4, start=0, stop=22, workers=0))
+    for workers, batch_size in ((1, 4), (2, 4), (2, 3)):
+        loader = make_loader(store, sampler, batch_size=batch_size, start=0, stop=22, workers=workers)
+        assert len(loader) == -(-22 // batch_size)
+        numbers = [number for batch in loader for number in batch.indices.tolist()]
+        assert numbers == list(range(22))
+        _same(alone, _by_sample(loader))
+
+
+def test_a_restart_goes_on_where_it_was(store, sampler):
+    whole = _by_sample(make_loader(store, sampler, batch_size=4, start=0, stop=30, workers=0))
+    for start in (1, 8, 29):
+        rest = _by_sample(make_loader(store, sampler, batch_size=4, start=start, stop=30, workers=0))
+        _same({number: whole[number] for number in range(start, 30)}, rest)
+
+
+def test_an_empty_range_has_no_batches(store, sampler):
+    loader = make_loader(store, sampler, batch_size=4, start=7, stop=7, workers=0)
+    assert len(loader) == 0
+    assert list(loader) == []
+
+
+def test_what_a_worker_gets_can_be_sent_to_another_process(store, sampler):
+    loader = make_loader(store, sampler, batch_size=4, start=0, stop=4, workers=0)
+    sent = pickle.loads(pickle.dumps(loader.dataset))
+    torch.testing.assert_close(sent[0].images[0], loader.dataset[0].images[0], rtol=0, atol=0)
+
+
+def test_reading_leaves_the_global_generators_alone(store, sampler):
+    state, numpy_state = torch.get_rng_state(), np.random.get_state()[1].copy()
+    list(make_loader(store, sampler, batch_size=4, start=0, stop=8, workers=1))
+    assert torch.equal(state, torch.get_rng_state())
+    assert (numpy_state == np.random.get_state()[1]).all()
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_scan_that_went_missing_is_named(store, index, sampler, tmp_path, workers):
+    shutil.copytree(store.path, tmp_path / "store")
+    broken = Store.open(tmp_path / "store")
+    lost = broken.path / broken.index.column("file")[sampler.request(9).rows[0]].as_py()
+    lost.unlink()
+    loader = make_loader(broken, sampler, batch_size=2, start=0, stop=20, workers=workers)
+    with pytest.raises(StoreError, match=lost.name) as caught:
+        list(loader)
+    assert "Traceback" not in str(caught.value)
+    assert caught.value.way_out
+
+
+def test_previews_are_the_same_centre_crops_every_time(store, index):
+    rows = np.array([4, 0, 9])
+    first, again = (preview_batch(store, index, rows, CROP, n_views=2) for _ in range(2))
+    assert all(torch.equal(a, b) for a, b in zip(first.images, again.images, strict=True))
+    assert first.rows.tolist() == [rows.tolist()] * 2
+    centre = first.origins[0].numpy() + np.array(CROP) / 2
+    middle = (index.box_lo[rows] + index.box_hi[rows]) / 2
+    shape_middle = index.shape[rows] / 2
+    expected = np.where(index.shape[rows] > np.array(CROP), middle, shape_middle)
+    assert np.abs(centre - expected).max() <= 2
+
+
+def test_a_batch_moves_as_one(store, sampler):
+    (batch,) = make_loader(store, sampler, batch_size=2, start=0, stop=2, workers=0)
+    moved = batch.to("meta")
+    assert {image.device.type for image in moved.images} == {moved.keys.device.type} == {"meta"}
