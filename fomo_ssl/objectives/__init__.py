@@ -1,1 +1,39 @@
-"""Self-supervised objectives, one a file."""
+"""Self-supervised objectives, one a file: `create_objective("mae", encoder, mask_ratio=0.6)`."""
+
+from typing import Any
+
+from fomo_ssl.encoders.base import Encoder
+from fomo_ssl.objectives.base import Objective, ObjectiveOutput, Preview, objectives
+from fomo_ssl.objectives.contrastive import Contrastive
+from fomo_ssl.objectives.hybrid import Hybrid
+from fomo_ssl.objectives.mae import MAE
+
+__all__ = [
+    "MAE",
+    "Contrastive",
+    "Hybrid",
+    "Objective",
+    "ObjectiveOutput",
+    "Preview",
+    "create_objective",
+    "list_objectives",
+]
+
+
+def create_objective(name: str, encoder: Encoder, **kwargs: Any) -> Objective:
+    """Build an objective around an encoder.
+
+    Args:
+        name: one of `list_objectives()`.
+        encoder: the encoder to pretrain; the objective trains it in place.
+        kwargs: arguments of the objective.
+
+    Raises:
+        UnknownNameError: no such objective; near names are listed.
+    """
+    return objectives.create(name, encoder=encoder, **kwargs)
+
+
+def list_objectives(pattern: str = "*") -> list[str]:
+    """Names of registered objectives that match a shell wildcard."""
+    return objectives.names(pattern)

@@ -5,8 +5,10 @@ The pass through the encoder lies between the two, so that `hybrid` scores sever
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from einops import repeat
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
@@ -54,13 +56,13 @@ class ObjectiveOutput:
         loss: scalar with gradient.
         terms: detached parts of the loss, for the log.
         health: detached monitors (embedding spread, positive similarity), for the log.
-        preview: pictures, where the objective reconstructs.
+
+    Names in `terms` and `health` start with the objective's own ("mae/loss"), so that several can be logged together.
     """
 
     loss: Float[Tensor, ""]
     terms: dict[str, Tensor] = field(default_factory=dict)
     health: dict[str, Tensor] = field(default_factory=dict)
-    preview: Preview | None = None
 
 
 class Objective(nn.Module, ABC):
@@ -69,19 +71,22 @@ class Objective(nn.Module, ABC):
     Attributes:
         encoder: the encoder being pretrained; the only part that a bundle keeps at its top level.
         views: what the data module has to serve.
+        mask_unit: voxels per mask unit; the encoder's patch where tokens are dropped.
+        hides: whether `masks` hides anything.
     """
 
-    views: ViewSpec
     encoder: Encoder
+    views: ViewSpec
+    mask_unit: Triple
+    hides: bool = False
+
+    def __init__(self, encoder: Encoder, views: ViewSpec) -> None:
+        super().__init__()
+        self.encoder, self.views, self.mask_unit = encoder, views, encoder.patch_size
 
     def masks(self, views: Views, step: int) -> list[Mask | None]:
         """Per view, what the encoder may not see; None hides nothing."""
         return [None] * len(views.images)
-
-    @property
-    def mask_unit(self) -> Triple:
-        """Voxels per mask unit; tokens for encoders that drop them."""
-        return self.encoder.patch_size
 
     @abstractmethod
     def score(self, encoded: list[Encoded], views: Views, step: int) -> ObjectiveOutput:
@@ -95,6 +100,31 @@ class Objective(nn.Module, ABC):
 
     def after_step(self, step: int) -> None:
         """Called after the optimizer's step: teachers and queues move here."""
+
+    def preview(self, views: Views) -> Preview | None:
+        """Pictures of the first samples, without gradients, where the objective reconstructs; call in eval mode."""
+        return None
+
+    def pretraining_state(self) -> dict[str, Tensor]:
+        """What a bundle keeps beside the encoder for continuation: every entry of the state but the encoder's."""
+        return {name: value for name, value in self.state_dict().items() if not name.startswith("encoder.")}
+
+    def load_pretraining_state(self, state: Mapping[str, Tensor]) -> None:
+        """Take up what `pretraining_state` gave.
+
+        Raises:
+            ValueError: an entry is missing or unknown; names it.
+        """
+        wrong = set(state) ^ set(self.pretraining_state())
+        if wrong:
+            raise ValueError(f"pretraining state does not fit {type(self).__name__}: {', '.join(sorted(wrong)[:5])}")
+        self.load_state_dict(state, strict=False)
+
+    def borrow_encoder(self) -> None:
+        """Keep the encoder as a plain reference, so that whoever composes this objective owns it alone."""
+        encoder = self.encoder
+        del self.encoder
+        object.__setattr__(self, "encoder", encoder)
 
 
 def encode(encoder: Encoder, x: Float[Tensor, "b c x y z"], mask: Mask | None, unit: Triple) -> Encoded:
@@ -111,16 +141,16 @@ def encode(encoder: Encoder, x: Float[Tensor, "b c x y z"], mask: Mask | None, u
         keep = visible.int().argsort(dim=1, descending=True, stable=True)[:, : int(visible[0].sum())]
         tokens, embedding = encoder.forward_tokens(x, keep)
         return Encoded(embedding=embedding, tokens=tokens, keep=keep, mask=mask)
-    features = encoder.forward_features(x.masked_fill(mask_to_voxels(mask, unit), 0.0))
+    hidden = mask_to_voxels(mask, unit, x.shape[2:])
+    features = encoder.forward_features(x.masked_fill(hidden, 0.0))
     return Encoded(embedding=encoder.pool(features), features=features, mask=mask)
 
 
-def mask_to_voxels(mask: Mask, unit: Triple) -> Bool[Tensor, "b 1 x y z"]:
-    """A grid mask as a voxel mask with a channel axis (True = hidden)."""
-    voxels = mask
-    for axis, size in enumerate(unit, start=1):
-        voxels = voxels.repeat_interleave(size, dim=axis)
-    return voxels[:, None]
+def mask_to_voxels(mask: Mask, unit: Triple, size: Sequence[int]) -> Bool[Tensor, "b 1 x y z"]:
+    """A grid mask as a voxel mask of `size` with a channel axis (True = hidden); units over the far edge are cut."""
+    i, j, k = unit
+    voxels = repeat(mask, "b x y z -> b 1 (x i) (y j) (z k)", i=i, j=j, k=k)
+    return voxels[:, :, : size[0], : size[1], : size[2]]
 
 
 objectives: Registry[Objective] = Registry("objective")

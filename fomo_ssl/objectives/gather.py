@@ -1,0 +1,39 @@
+"""Collect rows of every rank, with gradients back to the rank they came from."""
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from jaxtyping import Float
+from torch import Tensor
+
+
+class _Gather(torch.autograd.Function):
+    """all_gather forward; backward sums what all ranks' losses say about this rank's rows.
+
+    The sum is what makes data-parallel training exact: DDP then averages over ranks, which gives the gradient of the
+    mean of the ranks' losses, the same as one process with the whole batch.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor) -> Tensor:
+        parts = [torch.empty_like(rows) for _ in range(dist.get_world_size())]
+        dist.all_gather(parts, rows.contiguous())
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        grad = grads[0].clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(grad)
+        return grad.chunk(dist.get_world_size())[dist.get_rank()]
+
+
+def gather_rows(rows: Float[Tensor, "n d"]) -> tuple[Float[Tensor, "m d"], int]:
+    """Rows of all ranks in rank order (m = n x ranks), and where this rank's own rows start.
+
+    Every rank must bring the same number of rows. Without an initialised process group the rows come back as they are.
+    """
+    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
+        return rows, 0
+    gathered: Tensor = _Gather.apply(rows)
+    return gathered, dist.get_rank() * len(rows)

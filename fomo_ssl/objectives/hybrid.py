@@ -1,0 +1,135 @@
+"""Several objectives over one pass of one encoder per view, summed with weights that may change over the run."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from fomo_ssl.core.errors import ConfigError
+from fomo_ssl.core.types import Views, ViewSpec
+from fomo_ssl.encoders.base import Encoder
+from fomo_ssl.objectives.base import Encoded, Mask, Objective, ObjectiveOutput, Preview, objectives
+
+Weight = float | int | Mapping[str, float | int]
+"""A constant, or a linear ramp {start, end, steps} that stays at `end`."""
+
+
+def weight_at(weight: Weight, step: int) -> float:
+    """The value of a weight at an optimizer step."""
+    if not isinstance(weight, Mapping):
+        return float(weight)
+    done = min(step / weight["steps"], 1.0)
+    return weight["start"] + (weight["end"] - weight["start"]) * done
+
+
+def richest(specs: list[ViewSpec]) -> ViewSpec:
+    """The views that satisfy every spec: the most views, the largest overlap and the one pairing that is asked for.
+
+    Raises:
+        ConfigError: two specs ask for different pairings.
+    """
+    pairings = {spec.pairing for spec in specs} - {"single"}
+    if len(pairings) > 1:
+        raise ConfigError(
+            f"members of a hybrid ask for different pairings: {', '.join(sorted(pairings))}",
+            way_out="give every member the same pairing",
+        )
+    return ViewSpec(
+        n=max(spec.n for spec in specs),
+        pairing=pairings.pop() if pairings else "single",
+        min_overlap=max(spec.min_overlap for spec in specs),
+    )
+
+
+@objectives.register("hybrid")
+class Hybrid(Objective):
+    """A weighted sum of objectives that share the encoder's passes.
+
+    At most one member may hide part of the views; all members then score what the encoder made of the visible rest.
+
+    Args:
+        encoder: any encoder that the members accept.
+        members: arguments of each member under its label; the objective is the entry `name`, by default the label.
+        weights: per label, a number or a ramp {start, end, steps} in optimizer steps.
+
+    Raises:
+        ConfigError: weights and members differ, two members hide something, or their pairings differ.
+    """
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        *,
+        members: Mapping[str, Mapping[str, Any]] | None = None,
+        weights: Mapping[str, Weight] | None = None,
+    ) -> None:
+        members = members or {"mae": {}, "contrastive": {}}
+        weights = weights or {"mae": 1.0, "contrastive": 0.1}
+        _check_weights(members, weights)
+        built = {label: _create(label, encoder, arguments) for label, arguments in members.items()}
+        super().__init__(encoder, richest([member.views for member in built.values()]))
+        hiding = [label for label, member in built.items() if member.hides]
+        if len(hiding) > 1:
+            raise ConfigError(f"members {', '.join(hiding)} of a hybrid hide something", way_out="keep one of them")
+        self.hides, self._hider = bool(hiding), next(iter(hiding), None)
+        if self._hider is not None:
+            self.mask_unit = built[self._hider].mask_unit
+        for member in built.values():
+            member.borrow_encoder()
+        self.members = nn.ModuleDict(built)
+        self.weights = dict(weights)
+
+    def _each(self) -> Iterator[tuple[str, Objective]]:
+        for label, member in self.members.items():
+            assert isinstance(member, Objective)
+            yield label, member
+
+    def masks(self, views: Views, step: int) -> list[Mask | None]:
+        """The masks of the member that hides something."""
+        for label, member in self._each():
+            if label == self._hider:
+                return member.masks(views, step)
+        return super().masks(views, step)
+
+    def score(self, encoded: list[Encoded], views: Views, step: int) -> ObjectiveOutput:
+        """The members' losses, weighted; their terms and monitors side by side."""
+        loss = encoded[0].embedding.new_zeros((), dtype=torch.float32)
+        total = ObjectiveOutput(loss=loss)
+        for label, member in self._each():
+            part = member.score(encoded, views, step)
+            weight = weight_at(self.weights[label], step)
+            total.loss = total.loss + weight * part.loss
+            total.terms |= part.terms | {f"hybrid/weight_{label}": loss.new_tensor(weight)}
+            total.health |= part.health
+        total.terms["hybrid/loss"] = total.loss.detach()
+        return total
+
+    def after_step(self, step: int) -> None:
+        """Let every member move its teacher or queue."""
+        for _, member in self._each():
+            member.after_step(step)
+
+    def preview(self, views: Views) -> Preview | None:
+        """The pictures of the first member that has some."""
+        pictures = (member.preview(views) for _, member in self._each())
+        return next((preview for preview in pictures if preview is not None), None)
+
+
+def _create(label: str, encoder: Encoder, arguments: Mapping[str, Any]) -> Objective:
+    own = dict(arguments)
+    return objectives.create(own.pop("name", label), encoder=encoder, **own)
+
+
+def _check_weights(members: Mapping[str, Mapping[str, Any]], weights: Mapping[str, Weight]) -> None:
+    if set(members) != set(weights):
+        raise ConfigError(
+            f"hybrid has members {', '.join(sorted(members))} but weights for {', '.join(sorted(weights))}",
+            way_out="give every member one weight",
+        )
+    for label, weight in weights.items():
+        if isinstance(weight, Mapping) and (set(weight) != {"start", "end", "steps"} or weight["steps"] <= 0):
+            raise ConfigError(
+                f"weight of {label!r} is neither a number nor a ramp: {dict(weight)}",
+                way_out="a ramp has start, end and a positive number of steps",
+            )

@@ -1,0 +1,48 @@
+"""Random masks as pure functions of keys: the same keys give the same mask on any device and for any batch split."""
+
+import math
+
+from einops import repeat
+from jaxtyping import Bool, Int64
+from torch import Tensor
+
+from fomo_ssl.core.seeding import bits
+from fomo_ssl.core.types import Triple
+
+
+def mask_grid(size: Triple, unit: Triple) -> Triple:
+    """Mask units along each axis that cover `size` voxels; the last unit may reach over the edge."""
+    x, y, z = (math.ceil(s / u) for s, u in zip(size, unit, strict=True))
+    return x, y, z
+
+
+def hidden_count(grid: Triple, ratio: float) -> int:
+    """How many units of `grid` a mask hides: round(ratio * n).
+
+    Raises:
+        ValueError: `ratio` lies outside [0, 1].
+    """
+    if not 0.0 <= ratio <= 1.0:
+        raise ValueError(f"mask ratio must lie between 0 and 1, got {ratio}")
+    return round(ratio * math.prod(grid))
+
+
+def random_mask(keys: Int64[Tensor, "b"], grid: Triple, ratio: float, block: int = 1) -> Bool[Tensor, "b gx gy gz"]:
+    """Hide exactly `hidden_count(grid, ratio)` units of every sample, uniformly at random (True = hidden).
+
+    Args:
+        keys: one random key per sample.
+        grid: mask units along x, y, z.
+        ratio: hidden fraction, 0 to 1.
+        block: edge, in units, of the cubes that are hidden together; whole cubes are hidden in random order and
+            only the last one is cut to meet the count.
+    """
+    count = hidden_count(grid, ratio)
+    blocks = mask_grid(grid, (block, block, block))
+    # 64-bit draws instead of floats: two units never share a rank in effect, and integers sort alike on every device.
+    draws = repeat(bits(keys, *blocks), "b x y z -> b (x i) (y j) (z k)", i=block, j=block, k=block)
+    draws = draws[:, : grid[0], : grid[1], : grid[2]].flatten(1)
+    # Units of one block share a draw; the stable sort cuts the last block in raster order.
+    order = draws.argsort(dim=1, stable=True)
+    hidden = order.new_zeros(order.shape).bool().scatter_(1, order[:, :count], True)
+    return hidden.reshape(-1, *grid)
