@@ -10,8 +10,10 @@ import torch
 from jaxtyping import Bool, Float, Float32, Int16, Int64
 from torch import Tensor
 
-Triple = tuple[int, int, int]
-Spacing = tuple[float, float, float]
+from fomo_ssl.core.vocabulary import SEQUENCES as SEQUENCES
+from fomo_ssl.core.vocabulary import Spacing as Spacing
+from fomo_ssl.core.vocabulary import Triple as Triple
+from fomo_ssl.core.vocabulary import sequence_class as sequence_class
 
 
 @dataclass(frozen=True)
@@ -20,16 +22,6 @@ class FeatureInfo:
 
     channels: int
     stride: Triple
-
-
-SEQUENCES = ("other", "t1", "t1c", "t2", "t2s", "flair", "pd", "swi", "dwi", "adc", "mra")
-"""Sequence classes; a sequence index is a position in this tuple. `dwi_b0` and `dwi_b1000` are of class `dwi`."""
-
-
-def sequence_class(sequence: str) -> str:
-    """The class of a sequence name: `dwi_b1000` -> `dwi`; an unknown name -> `other`."""
-    base = sequence.lower().split("_")[0]
-    return base if base in SEQUENCES else "other"
 
 
 Pairing = Literal["single", "overlap", "session"]

@@ -6,7 +6,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from fomo_ssl.core.types import SEQUENCES, sequence_class
+from fomo_ssl.core.vocabulary import SEQUENCES, sequence_class
 from fomo_ssl.corpus.codec import EXTENSION, StoredScan
 from fomo_ssl.corpus.layouts import ScanRow
 from fomo_ssl.corpus.metadata import Metadata

@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from fomo_ssl.core.errors import StoreError
 from fomo_ssl.core.files import atomic_file, write_json
-from fomo_ssl.core.types import Triple
+from fomo_ssl.core.vocabulary import Triple
 from fomo_ssl.corpus.codec import compress, quantise, read_box
 from fomo_ssl.corpus.layouts import ScanRow
 from fomo_ssl.corpus.metadata import Metadata

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from fomo_ssl.core.errors import Reason, RejectedScan
-from fomo_ssl.core.types import Spacing, Triple
+from fomo_ssl.core.vocabulary import Spacing, Triple
 from fomo_ssl.imaging.foreground import Box, foreground_box, foreground_mask
 from fomo_ssl.imaging.intensity import IntensityStats, intensity_stats
 from fomo_ssl.imaging.nifti import Volume

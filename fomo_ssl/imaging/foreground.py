@@ -3,7 +3,7 @@
 import numpy as np
 from scipy import ndimage
 
-from fomo_ssl.core.types import Triple
+from fomo_ssl.core.vocabulary import Triple
 
 Box = tuple[slice, slice, slice]
 

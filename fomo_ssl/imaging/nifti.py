@@ -15,7 +15,7 @@ from nibabel.nifti1 import Nifti1Header
 
 from fomo_ssl.core.errors import Reason, RejectedScan
 from fomo_ssl.core.files import atomic_file
-from fomo_ssl.core.types import Spacing
+from fomo_ssl.core.vocabulary import Spacing
 from fomo_ssl.imaging.header import Header, header_size, parse_header
 
 EXTENSIONS = (".nii.gz", ".nii", ".img.gz", ".img", ".hdr.gz", ".hdr")

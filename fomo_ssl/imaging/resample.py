@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 from scipy import ndimage
 
-from fomo_ssl.core.types import Spacing, Triple
+from fomo_ssl.core.vocabulary import Spacing, Triple
 
 Order = Literal["cubic", "linear", "nearest"]
 
