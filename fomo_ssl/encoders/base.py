@@ -22,7 +22,7 @@ class Encoder(nn.Module, ABC):
         feature_info: one entry per map of `forward_features`, finest first.
         supports_token_dropping: whether `forward_tokens` exists.
         patch_size: voxels per token, for encoders that drop tokens; else the coarsest stride.
-        stem: dotted name of the first layer; its weight is (o, in_channels, ...), so that inputs can be inflated.
+        stem: dotted name of the first layer; its weight is (o, sequences, ...), so that it can be inflated.
 
     `create_encoder` records `name` and `arguments`, so that a bundle can build the same encoder again.
     """

@@ -68,9 +68,9 @@ class LightDecoder(nn.Module):
     learned would sit in the finest stage and in the decoder.
     """
 
-    def __init__(self, feature_info: Sequence[FeatureInfo], out_channels: int, width: int = 32) -> None:
+    def __init__(self, feature_info: Sequence[FeatureInfo], out_channels: int) -> None:
         super().__init__()
-        rungs = ladder(feature_info, width)[::-1]
+        rungs = ladder(feature_info)[::-1]
         self.ups = nn.ModuleList()
         for coarse, fine in pairwise(rungs):
             factor = step(coarse.stride, fine.stride)
@@ -93,36 +93,33 @@ class LightDecoder(nn.Module):
 class UNetDecoder(nn.Module):
     """Decoder with skips to the resolution of the image (Ronneberger et al. 2015, arXiv 1505.04597).
 
-    Each level: transposed convolution, the encoder's maps of that stride beside it, `convs` convolutions. Maps that
-    share the coarsest stride, as a ViT's four do, are fused by a 1x1 convolution first (UNETR, arXiv 2103.10504,
-    without its towers). Where the encoder has no map at full resolution, one convolution on the image itself,
-    `width // 2` channels, takes its place, so that borders finer than a patch survive.
+    Each level: transposed convolution, the encoder's maps of that stride beside it, one convolution, as in nnU-Net's
+    ResEnc presets. Maps that share the coarsest stride, as a ViT's four do, are fused by a 1x1 convolution first
+    (UNETR, arXiv 2103.10504, without its towers). Where the encoder has no map at full resolution, one convolution on the image itself,
+    half as wide as that level, takes its place, so that borders finer than a patch survive.
     """
 
     def __init__(
         self,
         feature_info: Sequence[FeatureInfo],
         out_channels: int,
-        *,
         in_channels: int = 1,
-        width: int = 32,
-        convs: int = 1,
     ) -> None:
         super().__init__()
-        self.rungs = ladder(feature_info, width)[::-1]
+        self.rungs = ladder(feature_info)[::-1]
         bottom = self.rungs[0]
         depth = sum(feature_info[i].channels for i in bottom.maps)
         self.fuse = ConvNorm(depth, bottom.channels, kernel=1) if len(bottom.maps) > 1 else nn.Identity()
-        self.image_stem = None if self.rungs[-1].maps else ConvNorm(in_channels, width // 2)
+        half = self.rungs[-1].channels // 2
+        self.image_stem = None if self.rungs[-1].maps else ConvNorm(in_channels, half)
         self.ups, self.mixes = nn.ModuleList(), nn.ModuleList()
         for coarse, fine in pairwise(self.rungs):
             factor = step(coarse.stride, fine.stride)
             self.ups.append(nn.ConvTranspose3d(coarse.channels, fine.channels, factor, factor))
             beside = sum(feature_info[i].channels for i in fine.maps)
             if fine is self.rungs[-1] and self.image_stem is not None:
-                beside += width // 2
-            first = ConvNorm(fine.channels + beside, fine.channels)
-            self.mixes.append(nn.Sequential(first, *(ConvNorm(fine.channels, fine.channels) for _ in range(convs - 1))))
+                beside += half
+            self.mixes.append(ConvNorm(fine.channels + beside, fine.channels))
         self.predict = nn.Conv3d(self.rungs[-1].channels, out_channels, 1)
         self.apply(init_convolution)
 

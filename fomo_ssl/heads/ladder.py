@@ -21,12 +21,13 @@ class Rung:
     maps: tuple[int, ...]
 
 
-def ladder(info: Sequence[FeatureInfo], width: int = 32) -> list[Rung]:
+def ladder(info: Sequence[FeatureInfo]) -> list[Rung]:
     """The rungs from stride 1 to the coarsest map, finest first.
 
     A convolutional pyramid gives one rung a map. Maps of one stride (a ViT's) share a rung, and the levels that are
-    missing below the finest stride are filled in: strides divided by their smallest prime factors (8, 4, 2, 1), with
-    `width` channels at full resolution and twice as many a level, never more than the finest map has.
+    missing below the finest stride are filled in: strides divided by their smallest prime factors (8, 4, 2, 1), with a
+    twelfth of the map's channels at full resolution, but 16 to 32 (each costs as much as hundreds at stride 8), and
+    twice as many a level.
     """
     by_stride: dict[Triple, list[int]] = {}
     for position, level in enumerate(info):
@@ -38,9 +39,9 @@ def ladder(info: Sequence[FeatureInfo], width: int = 32) -> list[Rung]:
         x, y, z = (size // _smallest_factor(size) for size in stride)
         stride = (x, y, z)
         missing.append(stride)
-    filled = [
-        Rung(min(width * 2**level, rungs[0].channels), stride, ()) for level, stride in enumerate(reversed(missing))
-    ]
+    finest = rungs[0].channels
+    width = min(max(finest // 12, 16), 32)
+    filled = [Rung(min(width * 2**level, finest), stride, ()) for level, stride in enumerate(reversed(missing))]
     return filled + rungs
 
 
