@@ -1,0 +1,24 @@
+"""Which device a command runs on."""
+
+import torch
+
+from fomo_ssl.core.errors import ConfigError
+
+
+def choose_device(name: str | None = None) -> torch.device:
+    """The named device, or CUDA where there is a card, else the CPU.
+
+    Raises:
+        ConfigError: torch knows no such device, or this machine has none.
+    """
+    if name is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).split("\n")[0]
+        raise ConfigError(
+            f"no device {name!r} ({reason})", way_out="use cpu, or see python -m fomo_ssl.doctor"
+        ) from error
+    return device

@@ -1,0 +1,148 @@
+"""`python -m fomo_ssl.predict`: one subject's raw NIfTI files in, a mask on their grid or a number as text out."""
+
+import argparse
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fomo_ssl.core.arguments import Arguments
+from fomo_ssl.core.errors import ConfigError, TaskError, entry
+from fomo_ssl.core.files import write_text
+
+if TYPE_CHECKING:
+    from fomo_ssl.downstream.models import TaskModel, TaskSpec
+
+SEQUENCES = ("t1", "t1c", "t2", "t2s", "swi", "flair", "pd", "dwi_b0", "dwi_b1000", "adc", "mra")
+"""Flags that are always understood; a model that was trained on other names adds its own."""
+
+# Susceptibility contrast comes as either; where a model takes one of them, a session offers whichever it has.
+_TWINS = {"swi": "t2s", "t2s": "swi"}
+_NUMBER = (".txt",)
+_MASK = (".nii.gz", ".nii")
+
+
+def parser(channels: Sequence[str] = ()) -> Arguments:
+    """The command line for a model with these channels; without any, of all models."""
+    made = Arguments(
+        prog="python -m fomo_ssl.predict",
+        description="Predict one subject with a finetuned model: a mask on the grid of the input, or a number as text.",
+    )
+    made.add_argument("--bundle", type=Path, required=True, metavar="FOLDER", help="finetuned model")
+    made.add_argument(
+        "--output", type=Path, required=True, metavar="FILE", help=".nii.gz for a mask, .txt for a number"
+    )
+    made.add_argument("--device", metavar="NAME", help="torch device; default: cuda where there is one, else cpu")
+    own = [name for channel in channels for name in alternatives(channel, channels)]
+    needed = made.add_argument_group(
+        "scans of this model" if channels else "scans",
+        f"Give one file for each of: {', '.join(_spoken(channel, channels) for channel in channels)}."
+        if channels
+        else "Which ones a model takes: --help together with --bundle. --swi and --t2s stand in for each other.",
+    )
+    for name in own or SEQUENCES:
+        needed.add_argument(f"--{name}", dest=name, type=Path, metavar="NIFTI")
+    for name in SEQUENCES if channels else ():
+        if name not in own:  # understood, so that the error says what the model takes
+            made.add_argument(f"--{name}", type=Path, help=argparse.SUPPRESS)
+    return made
+
+
+def alternatives(channel: str, channels: Sequence[str]) -> list[str]:
+    """Sequence names that may fill a channel, the preferred first: `swi|t2s` says so itself, `swi` implies `t2s`."""
+    names = channel.split("|")
+    taken = {name for other in channels if other != channel for name in other.split("|")}
+    twin = _TWINS.get(channel)
+    return [*names, twin] if twin and twin not in taken else names
+
+
+def choose_files(channels: Sequence[str], given: Mapping[str, Path]) -> dict[str, Path]:
+    """The file of each channel.
+
+    Raises:
+        TaskError: a channel has no file or two, or a file fits no channel.
+    """
+    chosen: dict[str, Path] = {}
+    used: set[str] = set()
+    for channel in channels:
+        found = [name for name in alternatives(channel, channels) if name in given]
+        if len(found) != 1:
+            what = f"no {_spoken(channel, channels)} given" if not found else f"both --{' and --'.join(found)} given"
+            raise TaskError(what, way_out=f"give one file for each of {_listed(channels)}")
+        chosen[channel] = given[found[0]]
+        used.add(found[0])
+    surplus = sorted(given.keys() - used)
+    if surplus:
+        raise TaskError(f"the model does not take --{surplus[0]}", way_out=f"it takes {_listed(channels)}")
+    return chosen
+
+
+def check_output(path: Path, kind: str) -> None:
+    """The file's extension fits what is predicted.
+
+    Raises:
+        ConfigError: it does not.
+    """
+    wanted = _MASK if kind == "segmentation" else _NUMBER
+    if not path.name.lower().endswith(wanted):
+        what = f"a {kind} model writes {' or '.join(wanted)}, not {path.suffix or 'a name without extension'}"
+        raise ConfigError(what, where=path, way_out=f"use --output {path.name.split('.')[0] or 'out'}{wanted[0]}")
+
+
+def predict(model: "TaskModel", files: Mapping[str, Path], output: Path) -> None:
+    """Write the mask (uint8, on the grid of the first channel's file), the probability of class 1, or the value.
+
+    With three and more classes the most likely class is written instead of a probability.
+
+    Raises:
+        RejectedScan: a file cannot be used.
+    """
+    from fomo_ssl.downstream.cases import prepare
+    from fomo_ssl.downstream.inference import predict_mask, predict_scan
+    from fomo_ssl.imaging.nifti import write
+
+    spec: TaskSpec = model.spec
+    prepared = prepare(files, spec.sequences, spec.canonical)
+    if spec.kind == "segmentation":
+        write(output, predict_mask(model, prepared), prepared.grid.affine)
+        return
+    numbers = predict_scan(model, prepared)
+    several = spec.kind == "classification" and len(numbers) > 2
+    value = numbers.argmax() if several else numbers[-1]
+    write_text(output, f"{value:.8g}\n")
+
+
+@entry
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Ask the bundle for its sequences, read the command line with them, check, predict."""
+    from fomo_ssl.bundle import load_config
+
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    first.add_argument("--bundle", type=Path)
+    bundle = first.parse_known_args(arguments)[0].bundle
+    if bundle is None:
+        parser().parse_args(arguments)
+        raise ConfigError("no --bundle", way_out="give the folder of a finetuned model")
+    channels = tuple((load_config(bundle).task or {}).get("sequences", ()))
+    options = parser(channels).parse_args(arguments)
+
+    from fomo_ssl.core.device import choose_device
+    from fomo_ssl.downstream.models import load_model
+
+    model = load_model(bundle)
+    check_output(options.output, model.spec.kind)
+    names = {name for channel in channels for name in alternatives(channel, channels)} | set(SEQUENCES)
+    given = {name: path for name, path in vars(options).items() if name in names and path is not None}
+    predict(model.to(choose_device(options.device)), choose_files(channels, given), options.output)
+    print(options.output)
+
+
+def _spoken(channel: str, channels: Sequence[str]) -> str:
+    return " or ".join(f"--{name}" for name in alternatives(channel, channels))
+
+
+def _listed(channels: Sequence[str]) -> str:
+    return ", ".join(_spoken(channel, channels) for channel in channels)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,17 @@
+import pytest
+import torch
+
+from fomo_ssl.core.device import choose_device
+from fomo_ssl.core.errors import ConfigError
+
+
+def test_named_and_default_devices() -> None:
+    assert choose_device("cpu") == torch.device("cpu")
+    assert choose_device().type == ("cuda" if torch.cuda.is_available() else "cpu")
+
+
+@pytest.mark.parametrize("name", ["gpu-please", "cuda:97"])
+def test_a_device_that_is_not_there_is_one_line(name: str) -> None:
+    with pytest.raises(ConfigError, match="no device") as error:
+        choose_device(name)
+    assert "\n" not in str(error.value)
