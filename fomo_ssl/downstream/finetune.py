@@ -1,0 +1,187 @@
+"""Finetuning over shots, seeds and starts: the pretrained encoder beside its from-scratch twin on the same splits."""
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
+from dataclasses import asdict
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from fomo_ssl.bundle import load_config
+from fomo_ssl.core.errors import FomoSSLError, RunError
+from fomo_ssl.core.files import write_json
+from fomo_ssl.core.types import Triple
+from fomo_ssl.downstream.cases import Example
+from fomo_ssl.downstream.metrics import METRICS
+from fomo_ssl.downstream.recipe import Recipe
+from fomo_ssl.downstream.splits import Split, save_splits
+from fomo_ssl.downstream.summary import Row, summarise, to_json, to_table
+from fomo_ssl.downstream.tasks import Task
+from fomo_ssl.downstream.unit import Plan, Unit, read_result, run_unit
+from fomo_ssl.encoders import create_encoder
+from fomo_ssl.imaging.canonical import CanonicalSpec
+from fomo_ssl.training.record import Resume, circumstances, claim, write_record
+
+
+def finetune(
+    *,
+    task: Task,
+    splits: Sequence[Split],
+    run: Path,
+    recipe: Recipe,
+    bundle: Path | None,
+    encoder: str | None = None,
+    encoder_args: Mapping[str, Any] | None = None,
+    scratch: bool = True,
+    resume: Resume = "never",
+    parallel: int | None = None,
+    threads: int = 1,
+) -> list[Row]:
+    """Run every unit and write `run/units/…`, `splits.json`, `summary.json` and `run.json`.
+
+    Args:
+        task, splits: what is learned and who is trained and tested on.
+        run: run directory.
+        recipe: values of the training.
+        bundle: pretrained encoder; None runs the scratch arm alone, with `encoder`.
+        encoder, encoder_args: of the scratch arm where there is no bundle.
+        scratch: whether the from-scratch twin is run too.
+        resume: `auto` skips units that are finished; `never` wants an empty folder.
+        parallel: processes; None takes one a core on a CPU and one on a GPU. Two units on a core each are faster than
+            one on two cores, and the results are the same.
+        threads: CPU threads of a unit; more than 1 changes results in the last bits.
+
+    Raises:
+        BundleError, RejectedScan, TaskError: input that cannot be used.
+        RunError: the folder holds another run.
+    """
+    plan = _plan(task, run, recipe, bundle, encoder, encoder_args or {})
+    inits = [*(["pretrained"] if bundle else []), *(["scratch"] if scratch or not bundle else [])]
+    units = [Unit(split, init) for split in splits for init in inits]  # type: ignore[arg-type]
+    description = _describe(plan, splits)
+    claim(run, description, resume)
+    record = {"status": "running", "kind": "finetune", "recipe": description, "circumstances": circumstances()}
+    write_record(run, record)
+    save_splits(run / "splits.json", splits)
+    done = [unit for unit in units if read_result(run / "units" / unit.name) is not None]
+    waiting = [unit for unit in units if unit not in done]
+    console = Console(stderr=True)
+    with _progress(console, len(units), len(done)) as advance:
+        for result in _run_all(plan, waiting, _processes(parallel, len(waiting)), threads):
+            advance(_line(result))
+    rows = summarise(run)
+    write_json(run / "summary.json", to_json(rows))
+    write_record(run, record | {"status": "finished"})
+    Console().print(to_table(rows))
+    return rows
+
+
+def _plan(
+    task: Task, run: Path, recipe: Recipe, bundle: Path | None, encoder: str | None, encoder_args: Mapping[str, Any]
+) -> Plan:
+    if bundle is not None:
+        config = load_config(bundle)
+        encoder, encoder_args = config.encoder, config.encoder_args
+        spacing, max_upsample = config.input.spacing, config.input.max_upsample
+    else:
+        spacing, max_upsample = CanonicalSpec.spacing, CanonicalSpec.max_upsample
+    if encoder is None:
+        raise RunError("neither a bundle nor an encoder is given", way_out="give bundle=PATH, or encoder=NAME")
+    wanted = recipe.spacing if recipe.spacing is not None else spacing
+    canonical = CanonicalSpec(wanted, max_upsample, recipe.crop_foreground)
+    stride = create_encoder(encoder, **encoder_args).feature_info[-1].stride
+    crop = recipe.crop or largest_crop(task, canonical, stride, recipe.max_crop)
+    return Plan(task, run, recipe, bundle, encoder, dict(encoder_args), canonical, crop)
+
+
+def largest_crop(task: Task, canonical: CanonicalSpec, stride: Triple, limit: int) -> Triple:
+    """The box that holds every case of the task, in whole strides and at most `limit` voxels an axis."""
+    from fomo_ssl.downstream.cases import prepare
+
+    shapes = [prepare(case.images, task.sequences, canonical).image.shape[1:] for case in task.cases]
+    largest = [min(max(shape[axis] for shape in shapes), limit) for axis in range(3)]
+    x, y, z = (-(-size // step) * step for size, step in zip(largest, stride, strict=True))
+    return x, y, z
+
+
+def _describe(plan: Plan, splits: Sequence[Split]) -> dict[str, Any]:
+    """All that decides the results, as plain values."""
+    return {
+        "task": plan.task.name,
+        "task_kind": plan.task.kind,
+        "sequences": list(plan.task.sequences),
+        "missing": plan.task.missing,
+        "bundle": None if plan.bundle is None else str(plan.bundle.resolve()),
+        "encoder": {"name": plan.encoder, **plan.encoder_args},
+        "canonical": asdict(plan.canonical),
+        "crop": list(plan.crop),
+        "training": asdict(plan.recipe),
+        "test": sorted({name for split in splits for name in split.test}),
+        "notes": list(plan.task.notes),
+    }
+
+
+def _processes(parallel: int | None, units: int) -> int:
+    if parallel is None:
+        parallel = 1 if torch.cuda.is_available() else len(os.sched_getaffinity(0))
+    return max(1, min(parallel, units))
+
+
+def _run_all(plan: Plan, units: Sequence[Unit], processes: int, threads: int) -> Iterator[dict[str, Any]]:
+    if processes == 1:
+        before = torch.get_num_threads()
+        torch.set_num_threads(threads)
+        try:
+            cache: dict[str, Example] = {}
+            for unit in units:
+                yield run_unit(plan, unit, cache)
+        finally:
+            torch.set_num_threads(before)
+        return
+    pool = ProcessPoolExecutor(processes, get_context("spawn"), initializer=_start_worker, initargs=(threads,))
+    try:
+        for future in as_completed([pool.submit(_run_in_worker, plan, unit) for unit in units]):
+            yield future.result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+_WORKER_CACHE: dict[str, Example] = {}
+"""Cases that this worker process has read: its units share most of them."""
+
+
+def _start_worker(threads: int) -> None:
+    torch.set_num_threads(threads)
+
+
+def _run_in_worker(plan: Plan, unit: Unit) -> dict[str, Any]:
+    try:
+        return run_unit(plan, unit, _WORKER_CACHE)
+    except FomoSSLError as error:
+        # Errors with several arguments do not survive the way between processes; one with a message does.
+        raise RunError(str(error), where=unit.name) from None
+
+
+@contextmanager
+def _progress(console: Console, total: int, done: int) -> Iterator[Any]:
+    columns = (TextColumn("units"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, speed_estimate_period=3600) as progress:
+        bar = progress.add_task("", total=total, completed=done)
+
+        def advance(line: str) -> None:
+            progress.console.print(line, highlight=False)
+            progress.advance(bar)
+
+        yield advance
+
+
+def _line(result: Mapping[str, Any]) -> str:
+    leading = METRICS[result["kind"]][0]
+    value, seconds = result["metrics"][leading]["value"], result["seconds_per_step"]
+    return f"{result['unit']}: {leading} {value:.3f} on {result['n_test']} cases, {seconds:.2f} s/step"

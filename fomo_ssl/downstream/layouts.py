@@ -1,0 +1,158 @@
+"""The layouts a task may lie in: FOMO task folder, nnU-Net raw dataset, CSV of paths."""
+
+import csv
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from fomo_ssl.core.errors import TaskError
+from fomo_ssl.downstream.tasks import RawCase, RawTask
+
+_YAML_KEYS = {"name", "kind", "sequences", "missing", "classes"}
+_SUFFIXES = (".nii.gz", ".nii")
+
+
+def read_layout(path: Path) -> RawTask:
+    """Recognise the layout of `path` and list its cases.
+
+    Raises:
+        TaskError: the path is missing or looks like no known layout.
+    """
+    if not path.exists():
+        raise TaskError("no such task", where=path, way_out="give a task folder or a CSV table")
+    if path.is_file():
+        return read_table(path)
+    if (path / "dataset.json").is_file():
+        return read_nnunet(path)
+    if (path / "preprocessed").is_dir():
+        return read_fomo(path)
+    raise TaskError(
+        "this is no task: neither preprocessed/ and labels/, nor dataset.json, nor a CSV table",
+        where=path,
+        way_out="see docs/how-to/finetune.md for the layouts",
+    )
+
+
+def read_fomo(root: Path) -> RawTask:
+    """FOMO: `preprocessed/sub_X/ses_Y/<sequence>.nii.gz`, `labels/sub_X[/ses_Y]/{seg.nii.gz,label.txt}`, `task.yaml`."""
+    cases, unlabelled = [], 0
+    datasets = _datasets(root / "participants.tsv")
+    for folder in sorted(p for p in (root / "preprocessed").glob("*/*") if p.is_dir()):
+        images = {_stem(p): p for p in sorted(folder.iterdir()) if p.name.endswith(_SUFFIXES)}
+        subject, session = folder.parent.name, folder.name
+        label = _fomo_label(root / "labels" / subject, session)
+        if images and label is not None:
+            cases.append(RawCase(subject, session, images, label, datasets.get(subject, "")))
+        unlabelled += bool(images) and label is None
+    if not cases:
+        raise TaskError("no labels", where=root, way_out="put seg.nii.gz or label.txt under labels/sub_X/ses_1/")
+    notes = (f"{unlabelled} sessions have no label and were left out",) if unlabelled else ()
+    return RawTask(name=root.name, root=root, cases=cases, notes=notes, **_task_yaml(root / "task.yaml"))
+
+
+def read_nnunet(root: Path) -> RawTask:
+    """nnU-Net's raw dataset (`dataset.json`, `imagesTr/<case>_0000.nii.gz`, `labelsTr/<case>.nii.gz`), or MSD's."""
+    try:
+        description = json.loads((root / "dataset.json").read_text())
+        channels = description.get("channel_names") or description["modality"]
+        names = [str(channels[key]).lower() for key in sorted(channels, key=int)]
+        classes = 1 + max(int(v) for v in _nnunet_labels(description["labels"]))
+    except (json.JSONDecodeError, KeyError, ValueError, TypeError, AttributeError) as error:
+        raise TaskError(f"dataset.json is not nnU-Net's ({error!r})", where=root) from error
+    suffix = description.get("file_ending", ".nii.gz")
+    cases = []
+    for label in sorted((root / "labelsTr").glob(f"[!.]*{suffix}")):
+        case = label.name.removesuffix(suffix)
+        paths = {name: root / "imagesTr" / f"{case}_{k:04d}{suffix}" for k, name in enumerate(names)}
+        if len(names) == 1 and not paths[names[0]].exists():
+            paths = {names[0]: root / "imagesTr" / label.name}
+        cases.append(RawCase(case, "", {name: p for name, p in paths.items() if p.exists()}, label))
+    if not cases:
+        raise TaskError("no labels", where=root / "labelsTr", way_out="nnU-Net keeps masks in labelsTr/")
+    name = str(description.get("name") or root.name)
+    return RawTask(name, root, cases, kind="segmentation", sequences=names, classes=classes)
+
+
+def read_table(path: Path) -> RawTask:
+    """A CSV with `image` or `image_<sequence>` columns, `label`, and optional `subject`, `session`, `dataset`.
+
+    Paths are relative to the table. Without a `subject` column the subject is the path's `sub…` folder, else the path.
+    """
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        rows = list(csv.DictReader(file))
+    columns = list(rows[0]) if rows else []
+    image_columns = [name for name in columns if name == "image" or name.startswith("image_")]
+    if not image_columns or "label" not in columns:
+        raise TaskError(
+            f"the table has columns {', '.join(columns) or 'none'}; needed are image or image_<sequence>, and label",
+            where=path,
+        )
+    stems = {_stem(Path(row["image"])) for row in rows if row.get("image")}
+    single = stems.pop() if len(stems) == 1 else "image"
+    names = {name: single if name == "image" else name.removeprefix("image_") for name in image_columns}
+    datasets = _datasets(path.parent / "participants.tsv")
+    cases = [_table_case(path, row, names, datasets) for row in rows if (row["label"] or "").strip()]
+    if not cases:
+        raise TaskError("no labels", where=path, way_out="fill the column label")
+    return RawTask(path.stem, path, cases, sequences=list(names.values()))
+
+
+def _table_case(table: Path, row: Mapping[str, str], names: Mapping[str, str], datasets: Mapping[str, str]) -> RawCase:
+    paths = {sequence: table.parent / row[column] for column, sequence in names.items() if row[column]}
+    for path in paths.values():
+        if not path.exists():
+            raise TaskError(f"no such image: {path}", where=table, way_out="paths are relative to the table")
+    parts = next(iter(paths.values())).relative_to(table.parent).parts if paths else ()
+    fallback = "_".join(parts).removesuffix(".gz").removesuffix(".nii")
+    subject = row.get("subject") or next((p for p in parts if p.startswith("sub")), fallback)
+    session = row.get("session") or next((p for p in parts[:-1] if p.startswith("ses")), "")
+    text = row["label"].strip()
+    label = table.parent / text if text.endswith(_SUFFIXES) else text
+    if isinstance(label, Path) and not label.exists():
+        raise TaskError(f"no such mask: {label}", where=table, way_out="paths are relative to the table")
+    return RawCase(subject, session, paths, label, row.get("dataset") or datasets.get(subject, ""))
+
+
+def _fomo_label(folder: Path, session: str) -> Path | str | None:
+    for place in (folder / session, folder):
+        if (place / "seg.nii.gz").is_file():
+            return place / "seg.nii.gz"
+        if (place / "label.txt").is_file():
+            return (place / "label.txt").read_text().strip()
+    return None
+
+
+def _datasets(participants: Path) -> dict[str, str]:
+    """`dataset` by `participant_id`, where a participants table has both."""
+    if not participants.is_file():
+        return {}
+    with participants.open(newline="", encoding="utf-8-sig") as file:
+        rows = list(csv.DictReader(file, delimiter="\t"))
+    return {row.get("participant_id", ""): row.get("dataset") or "" for row in rows}
+
+
+def _task_yaml(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    import yaml  # type: ignore[import-untyped]
+
+    try:
+        values = yaml.safe_load(path.read_text()) or {}
+    except yaml.YAMLError as error:
+        raise TaskError(f"not YAML: {error}", where=path) from error
+    unknown = set(values) - _YAML_KEYS
+    if unknown:
+        raise TaskError(
+            f"unknown keys {', '.join(sorted(unknown))}", where=path, way_out=f"known: {', '.join(sorted(_YAML_KEYS))}"
+        )
+    return dict(values)
+
+
+def _nnunet_labels(labels: Mapping[str, Any]) -> list[Any]:
+    """Label values; the older form has them as keys and names as values."""
+    return [key if str(key).isdigit() else value for key, value in labels.items()]
+
+
+def _stem(path: Path) -> str:
+    return path.name.removesuffix(".gz").removesuffix(".nii")

@@ -1,0 +1,143 @@
+"""A finetuned model: an encoder with the head of its task, and all that it has to remember to predict."""
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from fomo_ssl.bundle import (
+    BundleConfig,
+    InputContract,
+    load_config,
+    load_head_state,
+    load_state,
+    load_weights,
+    save_bundle,
+)
+from fomo_ssl.core.errors import BundleError
+from fomo_ssl.core.seeding import sample_key
+from fomo_ssl.core.types import Triple
+from fomo_ssl.downstream.tasks import Kind
+from fomo_ssl.encoders import Encoder, LateFusion, create_encoder
+from fomo_ssl.heads.tasks import build_head
+from fomo_ssl.imaging.canonical import CanonicalSpec
+
+Fusion = Literal["early", "late"]
+
+
+@dataclass(frozen=True)
+class TaskSpec:
+    """What a finetuned bundle remembers of its task.
+
+    Attributes:
+        sequences: channels in order.
+        classes: with the background for segmentation; 1 for regression.
+        crop: voxels of the network's input.
+        spacing, max_upsample, crop_foreground: the canonical form, see `CanonicalSpec`.
+        target_mean, target_std: of the training targets of a regression.
+    """
+
+    name: str
+    kind: Kind
+    sequences: tuple[str, ...]
+    classes: int
+    crop: Triple
+    spacing: float | None
+    max_upsample: float
+    crop_foreground: bool
+    target_mean: float = 0.0
+    target_std: float = 1.0
+
+    @property
+    def canonical(self) -> CanonicalSpec:
+        return CanonicalSpec(self.spacing, self.max_upsample, self.crop_foreground)
+
+    def standardise(self, values: Float[Tensor, "b"]) -> Float[Tensor, "b"]:
+        """Regression targets as the network learns them; other kinds' values are left alone."""
+        return (values - self.target_mean) / self.target_std
+
+
+class TaskModel(nn.Module):
+    """Encoder and head; segmentation gives logits of every voxel, the other kinds one row a scan."""
+
+    def __init__(self, encoder: Encoder, spec: TaskSpec, *, seed: int = 0) -> None:
+        super().__init__()
+        self.encoder, self.spec = encoder, spec
+        with seeded(seed, "head"):
+            self.head = build_head(spec.kind, encoder, spec.classes)
+
+    def forward(self, x: Float[Tensor, "b c x y z"]) -> Float[Tensor, "b k *space"]:
+        """Logits, or standardised values."""
+        features = self.encoder.forward_features(x)
+        dense = self.spec.kind == "segmentation"
+        outputs: Tensor = self.head(x, features) if dense else self.head(self.encoder.pool(features))
+        return outputs
+
+
+@contextlib.contextmanager
+def seeded(seed: int, stream: str) -> Iterator[None]:
+    """torch's initialisers know the global generator only: seed it for the block, then leave it as it was."""
+    with torch.random.fork_rng():
+        torch.manual_seed(sample_key(seed, 0, stream))
+        yield
+
+
+def pretrained_encoder(bundle: Path, sequences: int, fusion: Fusion = "early") -> Encoder:
+    """A bundle's encoder for several sequences: an inflated stem (`early`), or the encoder on each sequence (`late`).
+
+    Raises:
+        BundleError: see `load_weights`.
+    """
+    if fusion == "late" and sequences > 1:
+        return LateFusion(load_weights(bundle, 1), sequences)
+    return load_weights(bundle, sequences)
+
+
+def scratch_encoder(
+    name: str, arguments: Mapping[str, Any], sequences: int, fusion: Fusion = "early", *, seed: int = 0
+) -> Encoder:
+    """The same encoder with random weights.
+
+    Raises:
+        UnknownNameError: no such encoder.
+    """
+    with seeded(seed, "encoder"):
+        if fusion == "late" and sequences > 1:
+            return LateFusion(create_encoder(name, 1, **arguments), sequences)
+        return create_encoder(name, sequences, **arguments)
+
+
+def save_model(path: Path, model: TaskModel, training: Mapping[str, Any]) -> None:
+    """Write a finetuned model as a bundle; `training` is a summary for people."""
+    spec, encoder = model.spec, model.encoder
+    contract = InputContract(spec.sequences, spec.spacing, spec.max_upsample, spec.crop)
+    config = BundleConfig(
+        encoder.name, dict(encoder.arguments), encoder.in_channels, contract, dict(training), task=asdict(spec)
+    )
+    save_bundle(path, encoder, config, head=model.head)
+
+
+def load_model(path: Path) -> TaskModel:
+    """A finetuned model, in evaluation mode.
+
+    Raises:
+        BundleError: no bundle, a damaged one, or one without a head.
+    """
+    config = load_config(path)
+    if config.task is None:
+        raise BundleError("this bundle has no task head", where=path, way_out="give the bundle of a finetuned unit")
+    try:
+        values: dict[str, Any] = {
+            key: tuple(value) if isinstance(value, list) else value for key, value in config.task.items()
+        }
+        spec = TaskSpec(**values)
+    except TypeError as error:
+        raise BundleError(f"damaged: {error}", where=path / "task.json", way_out="copy the bundle again") from error
+    model = TaskModel(load_weights(path, config.in_channels), spec)
+    load_state(model.head, load_head_state(path), path / "head.safetensors")
+    return model.eval()

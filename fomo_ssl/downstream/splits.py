@@ -1,0 +1,144 @@
+"""Who is trained on and who is tested: by subject, seeded, nested over shots, saved."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fomo_ssl.core.errors import TaskError
+from fomo_ssl.core.files import write_json
+from fomo_ssl.core.seeding import numpy_generator
+from fomo_ssl.downstream.tasks import Task
+
+
+@dataclass(frozen=True)
+class Split:
+    """Names of cases for one unit of work.
+
+    Attributes:
+        shots: number of training subjects.
+        fold: of cross-validation; None for few-shot splits.
+    """
+
+    shots: int
+    seed: int
+    train: tuple[str, ...]
+    validation: tuple[str, ...]
+    test: tuple[str, ...]
+    fold: int | None = None
+
+    @property
+    def name(self) -> str:
+        return f"shots{self.shots}_seed{self.seed}" if self.fold is None else f"fold{self.fold}_seed{self.seed}"
+
+
+def few_shot_splits(
+    task: Task, shots: Sequence[int], seeds: int, *, n_test: int | None = None, n_validation: int = 0
+) -> list[Split]:
+    """One split for each number of shots and each seed.
+
+    The test subjects are the same for all. Within a seed the training sets are nested: the one subject of the 1-shot
+    set is in the 5-shot set. For classification every prefix of the order holds the classes in about equal shares.
+
+    Args:
+        shots: numbers of training subjects.
+        seeds: number of seeds, 0 … seeds - 1.
+        n_test: number of test subjects; None takes what the largest shot leaves, at most 50.
+        n_validation: subjects per seed for the curve, from what is left of the pool.
+
+    Raises:
+        TaskError: fewer subjects than asked for.
+    """
+    cases_of = _cases_by_subject(task)
+    available, needed = len(cases_of), max(shots) + n_validation
+    if min(shots) < 1:
+        raise TaskError(f"shots {min(shots)} is not a number of subjects", way_out="use shots=1 or more")
+    n_test = min(50, available - needed) if n_test is None else n_test
+    if n_test < 1 or needed + n_test > available:
+        raise TaskError(
+            f"{task.name} has {available} subjects; {needed} for training and {n_test} for testing do not fit",
+            way_out="lower shots or n_test, or use mode=cv",
+        )
+    order = _subject_order(task, cases_of, seed=0, stream="test")
+    test, pool = order[:n_test], order[n_test:]
+    splits = []
+    for seed in range(seeds):
+        order = _subject_order(task, {s: cases_of[s] for s in pool}, seed=seed, stream="train")
+        validation = order[max(shots) : needed]
+        parts = [(k, order[:k]) for k in shots]
+        rest = (_names(validation, cases_of), _names(test, cases_of))
+        splits += [Split(k, seed, _names(train, cases_of), *rest) for k, train in parts]
+    return splits
+
+
+def cross_validation(task: Task, folds: int, seeds: int = 1) -> list[Split]:
+    """Folds such that every case is tested once a seed; the number of subjects as `folds` leaves one out.
+
+    The folds are the same for all seeds, so that a case's predictions differ by the seed of training only.
+
+    Raises:
+        TaskError: fewer than 2 folds, or more folds than subjects.
+    """
+    cases_of = _cases_by_subject(task)
+    if not 2 <= folds <= len(cases_of):
+        raise TaskError(
+            f"{folds} folds do not suit {len(cases_of)} subjects", way_out=f"use folds=2 to folds={len(cases_of)}"
+        )
+    order = _subject_order(task, cases_of, seed=0, stream="folds")
+    splits = []
+    for seed in range(seeds):
+        for fold in range(folds):
+            train = [subject for i, subject in enumerate(order) if i % folds != fold]
+            parts = (_names(train, cases_of), (), _names(order[fold::folds], cases_of))
+            splits.append(Split(len(train), seed, *parts, fold=fold))
+    return splits
+
+
+def save_splits(path: Path, splits: Sequence[Split]) -> None:
+    """Write the splits as JSON, whole or not at all."""
+    write_json(path, [asdict(split) for split in splits])
+
+
+def read_splits(path: Path) -> list[Split]:
+    """Read what `save_splits` wrote.
+
+    Raises:
+        TaskError: the file is not such a list.
+    """
+    try:
+        rows = json.loads(path.read_text())
+        plain: list[dict[str, Any]] = [
+            {key: tuple(value) if isinstance(value, list) else value for key, value in row.items()} for row in rows
+        ]
+        return [Split(**row) for row in plain]
+    except (ValueError, TypeError, AttributeError) as error:
+        raise TaskError(f"no list of splits ({error})", where=path, way_out="delete it or use another run") from error
+
+
+def _cases_by_subject(task: Task) -> dict[str, list[str]]:
+    cases: dict[str, list[str]] = {}
+    for case in task.cases:
+        cases.setdefault(case.subject, []).append(case.name)
+    return cases
+
+
+def _names(subjects: Sequence[str], cases_of: dict[str, list[str]]) -> tuple[str, ...]:
+    return tuple(name for subject in subjects for name in cases_of[subject])
+
+
+def _subject_order(task: Task, cases_of: dict[str, list[str]], *, seed: int, stream: str) -> list[str]:
+    """Subjects shuffled; for classification the classes take turns in proportion to their size."""
+    subjects = sorted(cases_of)
+    shuffled = [subjects[i] for i in numpy_generator(seed, stream=f"split.{stream}").permutation(len(subjects))]
+    if task.kind != "classification":
+        return shuffled
+    label = {subject: task[cases_of[subject][0]].label for subject in shuffled}
+    rank: dict[str, float] = {}
+    for value in sorted(set(label.values()), key=str):
+        members = [subject for subject in shuffled if label[subject] == value]
+        # The k-th of n members stands at (k + 1/2) / n: every prefix holds the shares of the whole.
+        rank |= {subject: float((k + 0.5) / len(members)) for k, subject in enumerate(members)}
+    return [shuffled[i] for i in np.argsort([rank[subject] for subject in shuffled], kind="stable")]

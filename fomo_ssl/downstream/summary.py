@@ -1,0 +1,103 @@
+"""The table of a run: pretrained against from scratch, with intervals and the paired difference."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from fomo_ssl.downstream import scores
+from fomo_ssl.downstream.scores import Predictions
+from fomo_ssl.downstream.statistics import Interval
+from fomo_ssl.downstream.unit import read_result
+
+
+@dataclass(frozen=True)
+class Row:
+    """One metric at one number of shots, as the mean over seeds.
+
+    Attributes:
+        setting: `5 shots` or `cross-validation`.
+        dataset: `all`, or one dataset of several.
+        difference: pretrained minus scratch over the same subjects; None where an arm is missing.
+    """
+
+    task: str
+    setting: str
+    dataset: str
+    metric: str
+    seeds: int
+    pretrained: Interval | None
+    scratch: Interval | None
+    difference: Interval | None
+
+
+def summarise(run: Path) -> list[Row]:
+    """The rows of all finished units of a run directory."""
+    rows = []
+    for (task, _, setting), arms in sorted(_tables(run).items()):
+        for dataset, tables in _by_dataset(arms):
+            common = [seed for seed in tables["pretrained"] if seed in tables["scratch"]]
+            pairs = [[tables[arm][seed] for seed in common] for arm in ("pretrained", "scratch")]
+            differences = scores.differences(*pairs) if common else {}
+            found = {arm: scores.intervals(list(of.values())) if of else {} for arm, of in tables.items()}
+            seeds = max(len(of) for of in tables.values())
+            for metric in found["pretrained"] or found["scratch"]:
+                arm_values = (found["pretrained"].get(metric), found["scratch"].get(metric))
+                rows.append(Row(task, setting, dataset, metric, seeds, *arm_values, differences.get(metric)))
+    return rows
+
+
+def to_json(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """Plain values for `summary.json`."""
+    return [asdict(row) for row in rows]
+
+
+def to_table(rows: Sequence[Row]) -> Table:
+    """The rows for a terminal."""
+    table = Table(title="Mean over seeds [95 % interval over subjects]", title_justify="left")
+    for name in ("task", "training", "cases", "metric", "pretrained", "scratch", "difference", "n"):
+        table.add_column(name)
+    for row in rows:
+        either = row.pretrained or row.scratch
+        numbers = [str(value) if value else "" for value in (row.pretrained, row.scratch, row.difference)]
+        table.add_row(row.task, row.setting, row.dataset, row.metric, *numbers, str(either.n) if either else "")
+    return table
+
+
+_Arms = dict[str, dict[int, Predictions]]
+
+
+def _tables(run: Path) -> dict[tuple[str, int, str], _Arms]:
+    """Predictions by (task, shots, setting), arm and seed; the folds of a seed are one table."""
+    parts: dict[tuple[str, int, str], dict[str, dict[int, list[Predictions]]]] = {}
+    for folder in sorted((run / "units").glob("*")):
+        result = read_result(folder)
+        if result is None:
+            continue
+        few_shot = result["fold"] is None
+        shots = result["shots"]
+        setting = f"{shots} shot{'s'[: shots > 1]}" if few_shot else "cross-validation"
+        arms = parts.setdefault((result["task"], shots if few_shot else 0, setting), {})
+        seeds = arms.setdefault(result["init"], {})
+        table = scores.read_csv(folder / "predictions.csv", result["kind"])
+        seeds.setdefault(result["seed"], []).append(table)
+    return {
+        key: {
+            arm: {seed: scores.concatenate(folds) for seed, folds in sorted(arms.get(arm, {}).items())}
+            for arm in ("pretrained", "scratch")
+        }
+        for key, arms in parts.items()
+    }
+
+
+def _by_dataset(arms: _Arms) -> list[tuple[str, Mapping[str, Mapping[int, Predictions]]]]:
+    """All cases, then each dataset where there are several."""
+    tables = [table for of in arms.values() for table in of.values()]
+    names = sorted(set(tables[0].datasets))
+    result: list[tuple[str, Mapping[str, Mapping[int, Predictions]]]] = [("all", arms)]
+    for name in names if len(names) > 1 else []:
+        part = {arm: {seed: scores.of_dataset(table, name) for seed, table in of.items()} for arm, of in arms.items()}
+        result.append((name or "unknown", part))
+    return result

@@ -1,0 +1,236 @@
+"""A downstream task: cases with images and a label, from any of the layouts in `layouts`."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Literal, TypeVar
+
+import numpy as np
+
+from fomo_ssl.core.errors import TaskError
+
+Kind = Literal["segmentation", "classification", "regression"]
+Missing = Literal["error", "skip", "zeros"]
+KINDS: tuple[Kind, ...] = ("segmentation", "classification", "regression")
+_Word = TypeVar("_Word", bound=str)
+MISSING: tuple[Missing, ...] = ("error", "skip", "zeros")
+
+
+@dataclass(frozen=True)
+class Case:
+    """One subject and session of a task.
+
+    Attributes:
+        name: unique in the task.
+        images: path by entry of the task's `sequences`; an entry without a file is absent (policy `zeros`).
+        label: mask path for segmentation, class index for classification, number for regression.
+        dataset: where the case comes from, for results within each dataset; "" where nothing says.
+    """
+
+    name: str
+    subject: str
+    session: str
+    images: Mapping[str, Path]
+    label: Path | float | int
+    dataset: str = ""
+
+
+@dataclass(frozen=True)
+class Task:
+    """What to predict from what, and the cases, sorted by name.
+
+    Attributes:
+        sequences: channels in order; `swi|t2s` takes the first of the two that a session has.
+        classes: number of classes (segmentation: with the background); 1 for regression.
+        missing: what happened to sessions that lack a sequence.
+        notes: what was inferred or left out, for the user to read.
+    """
+
+    name: str
+    kind: Kind
+    sequences: tuple[str, ...]
+    cases: tuple[Case, ...]
+    classes: int
+    missing: Missing = "error"
+    notes: tuple[str, ...] = ()
+
+    def __getitem__(self, name: str) -> Case:
+        return self._by_name[name]
+
+    @property
+    def _by_name(self) -> dict[str, Case]:
+        return {case.name: case for case in self.cases}
+
+    @property
+    def labels(self) -> list[Path | float | int]:
+        """The label of every case, in order."""
+        return [case.label for case in self.cases]
+
+
+@dataclass(frozen=True)
+class RawCase:
+    """A case as a layout found it: every sequence on disk, and the label as text or as the path of a mask."""
+
+    subject: str
+    session: str
+    images: Mapping[str, Path]
+    label: Path | str
+    dataset: str = ""
+
+    @property
+    def name(self) -> str:
+        return "_".join(part for part in (self.subject, self.session) if part)
+
+
+@dataclass(frozen=True)
+class RawTask:
+    """A task as a layout found it; `None` and empty where the layout does not say."""
+
+    name: str
+    root: Path
+    cases: Sequence[RawCase]
+    kind: str | None = None
+    sequences: Sequence[str] | None = None
+    missing: str | None = None
+    classes: int | None = None
+    notes: tuple[str, ...] = ()
+
+
+def load_task(
+    path: str | Path,
+    *,
+    kind: str | None = None,
+    sequences: Sequence[str] | None = None,
+    missing: str | None = None,
+) -> Task:
+    """Read a task from a folder (FOMO task layout, nnU-Net raw dataset) or a CSV table.
+
+    Args:
+        path: folder or `.csv` file.
+        kind, sequences, missing: instead of what `task.yaml` says or the labels show.
+
+    Raises:
+        TaskError: nothing there, no labels, a label that cannot be read, a sequence missing under policy `error`.
+    """
+    from fomo_ssl.downstream.layouts import read_layout
+
+    raw = read_layout(Path(path))
+    if not raw.cases:
+        raise TaskError("no case with an image and a label", where=raw.root, way_out="labels go to labels/sub_X/ses_1/")
+    notes = list(raw.notes)
+    of_kind = _choose("kind", kind or raw.kind, KINDS, raw.root)
+    if of_kind is None:
+        of_kind = infer_kind([case.label for case in raw.cases])
+        notes.append(f"kind {of_kind} inferred from the labels")
+    policy: Missing = _choose("missing", missing or raw.missing, MISSING, raw.root) or "error"
+    entries = tuple(sequences or raw.sequences or sorted({name for case in raw.cases for name in case.images}))
+    chosen = [_choose_images(case, entries, policy, raw.root) for case in raw.cases]
+    kept = [(case, images) for case, images in zip(raw.cases, chosen, strict=True) if images is not None]
+    if len(kept) < len(raw.cases):
+        notes.append(f"{len(raw.cases) - len(kept)} sessions without all of {', '.join(entries)} were skipped")
+    if not kept:
+        raise TaskError(f"no session has any of {', '.join(entries)}", where=raw.root, way_out="set sequences=[…]")
+    cases = [
+        Case(case.name, case.subject, case.session, images, parse_label(case.label, of_kind, raw.root), case.dataset)
+        for case, images in kept
+    ]
+    cases.sort(key=lambda case: case.name)
+    _check_unique(cases, raw.root)
+    classes = raw.classes or count_classes(cases, of_kind)
+    return Task(raw.name, of_kind, entries, tuple(cases), classes, policy, tuple(notes))
+
+
+def find_kind(path: str | Path) -> Kind:
+    """The kind that `task.yaml` or the layout states, else the one the labels show; images are not looked at.
+
+    Raises:
+        TaskError: no task there, or no labels.
+    """
+    from fomo_ssl.downstream.layouts import read_layout
+
+    raw = read_layout(Path(path))
+    return _choose("kind", raw.kind, KINDS, raw.root) or infer_kind([case.label for case in raw.cases])
+
+
+def infer_kind(labels: Sequence[Path | str]) -> Kind:
+    """Masks mean segmentation; numbers that are exactly 0 … K-1 (K >= 2) classification; other numbers regression."""
+    if all(isinstance(label, Path) for label in labels):
+        return "segmentation"
+    try:
+        values = sorted({float(str(label)) for label in labels})
+    except ValueError:
+        return "classification"  # parse_label says which label it is that cannot be read
+    return "classification" if len(values) > 1 and values == [float(k) for k in range(len(values))] else "regression"
+
+
+def parse_label(label: Path | str, kind: Kind, root: Path) -> Path | float | int:
+    """A layout's label as the kind of task wants it.
+
+    Raises:
+        TaskError: a mask where a number belongs, or the reverse; text that is no number; a class that is no index.
+    """
+    if kind == "segmentation":
+        if isinstance(label, Path):
+            return label
+        raise TaskError(f"the label {label!r} is no mask", where=root, way_out="check kind")
+    try:
+        value = float(str(label))
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise TaskError(
+            f"the label {str(label)!r} is no number", where=root, way_out="write numbers, classes as 0, 1 …"
+        )
+    if kind == "regression":
+        return value
+    if value < 0 or value != int(value):
+        raise TaskError(f"the label {label!r} is no class index", where=root, way_out="number the classes 0, 1 …")
+    return int(value)
+
+
+def count_classes(cases: Sequence[Case], kind: Kind) -> int:
+    """Number of classes: largest class of the labels + 1; reads every mask."""
+    if kind == "regression":
+        return 1
+    from fomo_ssl.downstream.masks import read_mask
+
+    largest = max(int(np.max(read_mask(c.label))) if isinstance(c.label, Path) else int(c.label) for c in cases)
+    if largest < 1:
+        raise TaskError("all labels are 0: there is nothing to learn", where=str(cases[0].label))
+    return largest + 1
+
+
+def choose_sequence(entry: str, present: Mapping[str, Path]) -> Path | None:
+    """The file of a channel: the first alternative of `swi|t2s` that is there."""
+    return next((present[name] for name in entry.split("|") if name in present), None)
+
+
+def _choose_images(case: RawCase, entries: Sequence[str], policy: Missing, root: Path) -> dict[str, Path] | None:
+    found = {entry: choose_sequence(entry, case.images) for entry in entries}
+    images = {entry: path for entry, path in found.items() if path is not None}
+    if len(images) == len(entries):
+        return images
+    if policy == "error":
+        lacking = ", ".join(entry for entry in entries if entry not in images)
+        raise TaskError(
+            f"{case.name} has no {lacking}; the policy for missing sequences is error",
+            where=root,
+            way_out="set missing=skip, missing=zeros or sequences=[…]",
+        )
+    return images if policy == "zeros" and images else None
+
+
+def _choose(name: str, value: str | None, allowed: tuple[_Word, ...], root: Path) -> _Word | None:
+    if value is None:
+        return None
+    if value not in allowed:
+        raise TaskError(f"{name} {value!r} is not known", where=root, way_out=f"choose one of {', '.join(allowed)}")
+    return allowed[allowed.index(value)]
+
+
+def _check_unique(cases: Sequence[Case], root: Path) -> None:
+    for first, second in pairwise(cases):
+        if first.name == second.name:
+            raise TaskError(f"two cases are called {first.name}", where=root, way_out="add a subject column")

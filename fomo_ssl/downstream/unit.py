@@ -1,0 +1,249 @@
+"""One unit of work: train on one split from one start, test, and write what the report reads."""
+
+import csv
+import io
+import json
+import time
+from collections.abc import Mapping, MutableMapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from fomo_ssl.core.files import write_json, write_text
+from fomo_ssl.core.types import Triple
+from fomo_ssl.downstream import scores
+from fomo_ssl.downstream.batches import BatchStream
+from fomo_ssl.downstream.cases import Example, load_example
+from fomo_ssl.downstream.inference import predict_mask, predict_scan
+from fomo_ssl.downstream.metrics import METRICS, segmentation_metrics
+from fomo_ssl.downstream.models import TaskModel, TaskSpec, pretrained_encoder, save_model, scratch_encoder
+from fomo_ssl.downstream.module import FinetuneModule
+from fomo_ssl.downstream.recipe import Recipe
+from fomo_ssl.downstream.splits import Split
+from fomo_ssl.downstream.tasks import Task
+from fomo_ssl.encoders import Encoder
+from fomo_ssl.imaging import nifti
+from fomo_ssl.imaging.canonical import CanonicalSpec
+from fomo_ssl.training.trainer import build_trainer, choose_precision, quiet
+
+Init = Literal["pretrained", "scratch"]
+PICTURED = 3
+"""Number of best and of worst test cases whose masks are kept for the report."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What all units of a run share.
+
+    Attributes:
+        bundle: of the pretrained arm; None where there is only the scratch arm.
+        encoder, encoder_args: what `create_encoder` builds for the scratch arm.
+        canonical: the canonical form of the cases.
+        crop: voxels of the network's input.
+    """
+
+    task: Task
+    run: Path
+    recipe: Recipe
+    bundle: Path | None
+    encoder: str
+    encoder_args: Mapping[str, Any]
+    canonical: CanonicalSpec
+    crop: Triple
+
+    def example(self, name: str, cache: MutableMapping[str, Example]) -> Example:
+        """A case in memory, read at its first use."""
+        if name not in cache:
+            cache[name] = load_example(self.task[name], self.task.sequences, self.canonical)
+        return cache[name]
+
+
+@dataclass(frozen=True)
+class Unit:
+    """A split and a start."""
+
+    split: Split
+    init: Init
+
+    @property
+    def name(self) -> str:
+        return f"{self.split.name}_{self.init}"
+
+
+def run_unit(plan: Plan, unit: Unit, cache: MutableMapping[str, Example]) -> dict[str, Any]:
+    """Train and test one unit and write `<run>/units/<unit>/`; `result.json` comes last and makes it count.
+
+    Both arms of a split get the same crops, augmentation and head: they differ in the encoder's weights alone.
+    """
+    folder = plan.run / "units" / unit.name
+    folder.mkdir(parents=True, exist_ok=True)
+    train = [plan.example(name, cache) for name in unit.split.train]
+    model = build_model(plan, unit, train)
+    began = time.perf_counter()
+    curve = fit(plan, unit, model, train, cache)
+    trained = time.perf_counter()
+    examples = [plan.example(name, cache) for name in unit.split.test]
+    predictions, masks = predict_examples(model, examples, plan.recipe.tolerance)
+    tested = time.perf_counter()
+    write_text(folder / "curve.csv", _curve_csv(curve))
+    write_text(folder / "predictions.csv", scores.to_csv(predictions))
+    pictures = _write_pictures(folder, predictions, examples, masks)
+    result = {
+        "unit": unit.name,
+        "task": plan.task.name,
+        "kind": plan.task.kind,
+        "init": unit.init,
+        **{key: getattr(unit.split, key) for key in ("shots", "seed", "fold", "train")},
+        "n_train": len(unit.split.train),
+        "n_test": len(unit.split.test),
+        "encoder": model.encoder.name,
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "steps": plan.recipe.steps,
+        "batch_size": plan.recipe.batch_size,
+        "crop": list(plan.crop),
+        "seconds_training": round(trained - began, 3),
+        "seconds_per_step": round((trained - began) / plan.recipe.steps, 5),
+        "seconds_testing": round(tested - trained, 3),
+        "final_loss": float(np.mean([row["loss"] for row in curve[-20:]])),
+        "metrics": {name: asdict(value) for name, value in scores.intervals([predictions]).items()},
+        "groups": {
+            group: {name: asdict(value) for name, value in values.items()}
+            for group, values in scores.by_dataset([predictions]).items()
+        },
+        "pictures": pictures,
+    }
+    save_model(folder / "bundle", model, {k: result[k] for k in ("task", "init", "shots", "seed", "fold", "steps")})
+    write_json(folder / "result.json", result)
+    return result
+
+
+def read_result(folder: Path) -> dict[str, Any] | None:
+    """A finished unit's `result.json`; None where the unit is not finished."""
+    file = folder / "result.json"
+    if not file.is_file():
+        return None
+    result: dict[str, Any] = json.loads(file.read_text())
+    return result
+
+
+def build_model(plan: Plan, unit: Unit, train: Sequence[Example]) -> TaskModel:
+    """The unit's model before training."""
+    task, recipe, seed = plan.task, plan.recipe, unit.split.seed
+    encoder: Encoder
+    if unit.init == "pretrained":
+        assert plan.bundle is not None
+        encoder = pretrained_encoder(plan.bundle, len(task.sequences), recipe.fusion)
+    else:
+        encoder = scratch_encoder(plan.encoder, plan.encoder_args, len(task.sequences), recipe.fusion, seed=seed)
+    values = np.array([example.value for example in train])
+    regression = task.kind == "regression"
+    spec = TaskSpec(
+        name=task.name,
+        kind=task.kind,
+        sequences=task.sequences,
+        classes=task.classes,
+        crop=plan.crop,
+        spacing=plan.canonical.spacing,
+        max_upsample=plan.canonical.max_upsample,
+        crop_foreground=plan.canonical.crop_foreground,
+        target_mean=float(values.mean()) if regression else 0.0,
+        # One case, or equal targets, have no spread; 1 keeps the unit of the label.
+        target_std=float(values.std()) or 1.0 if regression else 1.0,
+    )
+    return TaskModel(encoder, spec, seed=seed).train()
+
+
+def fit(
+    plan: Plan, unit: Unit, model: TaskModel, train: Sequence[Example], cache: MutableMapping[str, Example]
+) -> list[dict[str, float]]:
+    """Train `model` in place; returns the learning curve."""
+    recipe = plan.recipe
+    stream = BatchStream(train, plan.crop, recipe.batch_size, recipe.steps, recipe.foreground, unit.split.seed)
+    validation = [plan.example(name, cache) for name in unit.split.validation]
+
+    def validate(current: TaskModel) -> float:
+        return predict_examples(current, validation, recipe.tolerance)[0].metric(METRICS[plan.task.kind][0])
+
+    module = FinetuneModule(model, recipe, validate if validation else None)
+    with quiet(), torch.random.fork_rng():
+        # Drop-path and dropout draw from the global generator.
+        torch.manual_seed(unit.split.seed)
+        trainer = build_trainer(
+            plan.run,
+            steps=recipe.steps,
+            precision=choose_precision(recipe.precision, "auto"),
+            loggers=[],
+            callbacks=[],
+            options={"accelerator": "auto", "gradient_clip_val": recipe.clip},
+        )
+        trainer.fit(module, stream)
+    model.eval()
+    return module.curve
+
+
+def predict_examples(
+    model: TaskModel, examples: Sequence[Example], tolerance: float
+) -> tuple[scores.Predictions, dict[str, np.ndarray]]:
+    """Predict every example; the table of results and, for segmentation, the masks by case on the files' grids."""
+    rows: list[dict[str, float]] = []
+    masks: dict[str, np.ndarray] = {}
+    spec = model.spec
+    for example in examples:
+        if example.drawn_mask is not None:
+            masks[example.case.name] = predict_mask(model, example.prepared)
+            grid = example.prepared.grid.spacing
+            rows.append(
+                segmentation_metrics(masks[example.case.name], example.drawn_mask, spec.classes, grid, tolerance)
+            )
+        else:
+            rows.append(_number_row(spec, predict_scan(model, example.prepared), example.value))
+    cases = [example.case for example in examples]
+    columns = {name: np.array([row[name] for row in rows]) for name in rows[0]}
+    ids = (tuple(c.name for c in cases), tuple(c.subject for c in cases), tuple(c.dataset for c in cases))
+    return scores.Predictions(spec.kind, *ids, columns), masks
+
+
+def _number_row(spec: TaskSpec, outputs: np.ndarray, target: float) -> dict[str, float]:
+    if spec.kind == "regression":
+        return {"target": target, "prediction": float(outputs[0])}
+    if spec.classes == 2:
+        return {"target": target, "prediction": float(outputs[1])}
+    probabilities = {f"probability_{label}": float(p) for label, p in enumerate(outputs)}
+    return {"target": target, "prediction": float(outputs.argmax()), **probabilities}
+
+
+def _write_pictures(
+    folder: Path, predictions: scores.Predictions, examples: Sequence[Example], masks: Mapping[str, np.ndarray]
+) -> dict[str, list[dict[str, Any]]]:
+    """Masks of the best and the worst cases as NIfTI, with the paths a report needs to draw them."""
+    if not masks:
+        return {}
+    order = np.argsort(-predictions.columns["dice"], kind="stable")
+    pictures: dict[str, list[dict[str, Any]]] = {}
+    for which, rows in (("best", order[:PICTURED]), ("worst", order[::-1][:PICTURED])):
+        pictures[which] = []
+        for row in rows:
+            example = examples[int(row)]
+            name = example.case.name
+            (folder / "masks").mkdir(exist_ok=True)
+            file = folder / "masks" / f"{name}.nii.gz"
+            nifti.write(file, masks[name], example.prepared.grid.affine)
+            image = next(iter(example.case.images.values()))
+            paths = {
+                "image": str(image.resolve()),
+                "label": str(example.case.label),
+                "prediction": f"masks/{file.name}",
+            }
+            pictures[which].append({"case": name, "dice": float(predictions.columns["dice"][row]), **paths})
+    return pictures
+
+
+def _curve_csv(curve: Sequence[Mapping[str, float]]) -> str:
+    out = io.StringIO()
+    writer = csv.DictWriter(out, ["step", "loss", "lr", "validation"], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(curve)
+    return out.getvalue()

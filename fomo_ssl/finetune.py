@@ -1,0 +1,125 @@
+"""Finetune a pretrained bundle on a downstream task, beside the same model from scratch, on 1, 5, 20 … cases.
+
+    python -m fomo_ssl.finetune bundle=PATH task=PATH run=PATH shots=1,5,20 seeds=3 [resume=auto]
+
+task=PATH is a folder in the FOMO task layout, an nnU-Net raw dataset, or a CSV table; its kind (segmentation,
+classification, regression) picks the recipe in conf/task.
+"""
+
+import re
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fomo_ssl.config import choice, hydra_main, integer, triple
+from fomo_ssl.core.errors import ConfigError, entry
+
+if TYPE_CHECKING:
+    from fomo_ssl.downstream.recipe import Recipe
+
+
+@entry
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The command line, with `shots=1,5,20` and `task=PATH` as people write them."""
+    argv = list(sys.argv[1:] if arguments is None else arguments)
+    _composed(argv if {"--help", "-h"} & set(argv) else overrides(argv))
+
+
+def overrides(argv: Sequence[str]) -> list[str]:
+    """A command line as Hydra wants it: commas would mean a sweep, and `task` is the group of recipes.
+
+    `shots=1,5,20` becomes a list, and `task=PATH` the recipe of the task's kind plus `task_path=PATH`.
+
+    Raises:
+        TaskError: the task cannot be read.
+        ConfigError: no task is given.
+    """
+    values = dict(word.split("=", 1) for word in argv if "=" in word)
+    if "task" not in values:
+        raise ConfigError("no value for task", way_out="Give task=PATH")
+    from fomo_ssl.downstream.tasks import KINDS, find_kind
+
+    path = values["task"].strip("'\"")
+    kind = choice(values.get("kind") or find_kind(path), "kind", KINDS)
+    words = [word for word in argv if not word.startswith("task=")]
+    words = [re.sub(r"^shots=['\"]?(\d+(?:,\d+)*)['\"]?$", r"shots=[\1]", word) for word in words]
+    quoted = path.replace("\\", "\\\\").replace("'", "\\'")
+    return [f"task={kind}", f"task_path='{quoted}'", *words]
+
+
+def run_finetuning(config: Mapping[str, Any]) -> Path:
+    """Finetune from plain values, as `conf/finetune.yaml` names them; returns the run directory."""
+    from fomo_ssl.downstream.finetune import finetune
+    from fomo_ssl.downstream.splits import cross_validation, few_shot_splits
+    from fomo_ssl.downstream.tasks import load_task
+
+    task = load_task(config["task_path"], kind=config["kind"], sequences=config["sequences"], missing=config["missing"])
+    for note in task.notes:
+        print(f"{task.name}: {note}", file=sys.stderr)
+    seeds = integer(config["seeds"], "seeds")
+    if choice(config["mode"], "mode", ("few_shot", "cv")) == "cv":
+        splits = cross_validation(task, integer(config["folds"], "folds", 2), seeds)
+    else:
+        shots = config["shots"] if isinstance(config["shots"], list) else [config["shots"]]
+        splits = few_shot_splits(
+            task,
+            [integer(number, "shots") for number in shots],
+            seeds,
+            n_test=None if config["n_test"] is None else integer(config["n_test"], "n_test"),
+            n_validation=integer(config["n_validation"], "n_validation", 0),
+        )
+    bundle = None if config["bundle"] in (None, "none") else Path(config["bundle"])
+    encoder = config.get("encoder") or {}
+    if bundle is None and not encoder:
+        raise ConfigError("bundle=none leaves the encoder open", way_out="Give encoder=NAME, such as encoder=resenc_t")
+    run = Path(config["run"] or f"runs/{time.strftime('%Y-%m-%d_%H-%M-%S')}_finetune_{task.name}")
+    finetune(
+        task=task,
+        splits=splits,
+        run=run,
+        recipe=build_recipe(config),
+        bundle=bundle,
+        encoder=encoder.get("name"),
+        encoder_args={key: value for key, value in encoder.items() if key != "name"},
+        scratch=bool(config["scratch"]),
+        resume="auto" if choice(config["resume"], "resume", ("auto", "never")) == "auto" else "never",
+        parallel=None if config["parallel"] is None else integer(config["parallel"], "parallel"),
+        threads=integer(config["threads"], "threads"),
+    )
+    return run
+
+
+def build_recipe(config: Mapping[str, Any]) -> "Recipe":
+    """The `Recipe` of a composed configuration.
+
+    Raises:
+        ConfigError: a value of the wrong kind.
+    """
+    from dataclasses import fields
+
+    from fomo_ssl.downstream.recipe import Recipe
+
+    switches = dict(config["augment"])
+    values = {f.name: config[f.name] for f in fields(Recipe) if f.name in config}
+    values |= {
+        "steps": integer(config["steps"], "steps"),
+        "batch_size": integer(config["batch_size"], "batch_size"),
+        "crop": None if config["crop"] is None else triple(config["crop"], "crop"),
+        "augment": switches.pop("preset"),
+        "switches": switches,
+        "fusion": choice(config["fusion"], "fusion", ("early", "late")),
+    }
+    return Recipe(**values)
+
+
+def _finetune(config: dict[str, Any]) -> None:
+    run = run_finetuning(config)
+    print(f"results: {run}/summary.json")
+
+
+_composed = hydra_main("finetune")(_finetune)
+
+if __name__ == "__main__":
+    main()
