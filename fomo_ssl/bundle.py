@@ -47,6 +47,7 @@ class InputContract:
         max_upsample: no axis is resampled finer than its own spacing divided by this.
         crop: voxels along x, y, z of a training crop.
         normalisation: name of the intensity normalisation.
+        crop_foreground: whether the air around the head is cut away.
     """
 
     sequences: tuple[str, ...]
@@ -54,11 +55,12 @@ class InputContract:
     max_upsample: float
     crop: Triple
     normalisation: str = "zscore_foreground"
+    crop_foreground: bool = True
 
     @property
     def spec(self) -> CanonicalSpec:
         """The preprocessing that gives the encoder what it expects."""
-        return CanonicalSpec(spacing=self.spacing, max_upsample=self.max_upsample)
+        return CanonicalSpec(self.spacing, self.max_upsample, self.crop_foreground)
 
 
 @dataclass(frozen=True)
@@ -173,8 +175,8 @@ def load_config(path: Path) -> BundleConfig:
         raise BundleError(newer, where=path, way_out="Upgrade fomo_ssl")
     task = _read_json(path / "task.json") if (path / "task.json").exists() else None
     try:
-        contract = _tuples(body.pop("input"))
-        return BundleConfig(input=InputContract(**contract), **_tuples(body), task=task)
+        contract, arguments = _tuples(body.pop("input")), _tuples(body.pop("encoder_args"))
+        return BundleConfig(input=InputContract(**contract), encoder_args=arguments, **body, task=task)
     except (KeyError, TypeError) as error:
         raise BundleError(f"damaged: {error}", where=path / "config.json", way_out="Copy the bundle again") from error
 

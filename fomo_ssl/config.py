@@ -65,9 +65,13 @@ def hydra_main(
                 print(help_text(config_name, sys.modules[main.__module__].__doc__ or ""))
                 return
             sweep = _sweep_folder(argv) if {"--multirun", "-m"} & set(argv) else None
-            _run(main, config_name, argv, sweep)
-            if sweep is not None and after_sweep is not None:
-                after_sweep(sweep)
+            failures = _run(main, config_name, argv, sweep)
+            try:
+                if sweep is not None and after_sweep is not None:
+                    after_sweep(sweep)
+            finally:
+                if failures:
+                    raise failures[0]
 
         return wrapped
 
@@ -100,7 +104,8 @@ def help_text(config_name: str, description: str) -> str:
     )
 
 
-def _run(main: Main, config_name: str, argv: list[str], sweep: Path | None) -> None:
+def _run(main: Main, config_name: str, argv: list[str], sweep: Path | None) -> list[Exception]:
+    """Let Hydra call `main`, once or for every run of a sweep; returns the errors of the runs."""
     import hydra
     from hydra.core.hydra_config import HydraConfig
 
@@ -116,7 +121,9 @@ def _run(main: Main, config_name: str, argv: list[str], sweep: Path | None) -> N
             if os.getpid() != parent:
                 raise
             # Raised after Hydra is done: it would print a line of its own, and the other runs of a sweep should go on.
-            failures.append(error)
+            failures.append(_explain(error, config_name))
+            if sweep is not None:
+                print(f"fomo_ssl: a run of the sweep failed: {failures[-1]}", file=sys.stderr)
 
     if sweep is not None:
         argv = [f"hydra.sweep.dir={sweep}", *(a for a in argv if not a.startswith("run="))]
@@ -131,8 +138,7 @@ def _run(main: Main, config_name: str, argv: list[str], sweep: Path | None) -> N
         sys.argv = saved[0]
         if saved[1] is None:
             del os.environ["HYDRA_FULL_ERROR"]
-    if failures:
-        raise failures[0]
+    return failures
 
 
 def _sweep_folder(argv: Sequence[str]) -> Path:
@@ -173,18 +179,17 @@ def _explain(error: Exception, config_name: str) -> Exception:
 
 
 def _near(name: str, known: Sequence[str]) -> str:
-    near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    near = difflib.get_close_matches(name, known, n=3, cutoff=0.6)
     return f"Did you mean {', '.join(near)}?" if near else f"Known: {', '.join(sorted(known))}"
 
 
 def _keys(config_name: str) -> Iterator[str]:
-    """Dotted names of all values of the default configuration, and the names of groups."""
+    """Dotted names of all values and groups of the default configuration."""
     import hydra
 
     with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
         config = hydra.compose(config_name)
     yield from _leaves(config)
-    yield from _groups(config_name)
 
 
 def _leaves(config: "DictConfig", prefix: str = "") -> Iterator[str]:

@@ -1,0 +1,125 @@
+"""Pretrain an encoder on a store and write a bundle.
+
+python -m fomo_ssl.pretrain store=PATH run=PATH encoder=vit_s_p8 objective=mae budget.samples=1e6
+python -m fomo_ssl.pretrain store=PATH run=PATH --multirun +sweep=size_x_length
+"""
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from fomo_ssl.config import choice, hydra_main, integer, triple
+
+if TYPE_CHECKING:
+    from fomo_ssl.data.augment import Augmenter
+    from fomo_ssl.objectives.base import Objective
+    from fomo_ssl.training.run import PretrainResult, RunConfig
+
+
+def summarise(sweep: Path) -> None:
+    """The table at the end of a sweep."""
+    from fomo_ssl.training.sweep import write_table
+
+    write_table(sweep)
+
+
+@hydra_main("pretrain", after_sweep=summarise)
+def main(config: dict[str, Any]) -> None:
+    """Run one pretraining from composed values."""
+    from fomo_ssl.training.run import pretrain
+
+    run_config = build_run_config(config)
+    objective, augment = build_objective(config, run_config.seed)
+    result = pretrain(
+        store=Path(config["store"]),
+        run=Path(config["run"] or default_run(config)),
+        objective=objective,
+        augment=augment,
+        config=run_config,
+        resume="auto" if choice(config["resume"], "resume", ("auto", "never")) == "auto" else "never",
+        recipe={"objective": config["objective"], "augment": config["augment"]},
+    )
+    print(describe(result))
+    if config["probe"]["enabled"]:
+        probe(result, config["probe"]["task"], Path(config["store"]))
+
+
+def default_run(config: Mapping[str, Any]) -> str:
+    """runs/<time>_<objective>_<encoder>."""
+    return f"runs/{time.strftime('%Y-%m-%d_%H-%M-%S')}_{config['objective']['name']}_{config['encoder']['name']}"
+
+
+def build_objective(config: Mapping[str, Any], seed: int) -> "tuple[Objective, Augmenter]":
+    """The objective around its new encoder, with seeded weights, and the augmentation."""
+    from fomo_ssl.data.augment import Augmenter
+    from fomo_ssl.encoders import create_encoder
+    from fomo_ssl.objectives import create_objective
+    from fomo_ssl.training.checkpoint import seed_everything
+
+    seed_everything(seed)
+    encoder_args, objective_args = dict(config["encoder"]), dict(config["objective"])
+    encoder = create_encoder(encoder_args.pop("name"), **encoder_args)
+    objective = create_objective(objective_args.pop("name"), encoder, **objective_args)
+    return objective, Augmenter(**config["augment"])
+
+
+def build_run_config(config: Mapping[str, Any]) -> "RunConfig":
+    """Composed values as checked, typed ones.
+
+    Raises:
+        ConfigError: a value of the wrong kind.
+    """
+    from fomo_ssl.training.optim import OptimConfig
+    from fomo_ssl.training.run import RunConfig
+    from fomo_ssl.training.source import DataConfig
+
+    optim, data, logger = dict(config["optim"]), dict(config["data"]), dict(config["logger"])
+    schedule: Literal["cosine", "constant"] = (
+        "cosine" if choice(optim["schedule"], "optim.schedule", ("cosine", "constant")) == "cosine" else "constant"
+    )
+    sequences = data["sequences"]
+    return RunConfig(
+        samples=integer(config["budget"]["samples"], "budget.samples"),
+        batch_size=integer(config["batch_size"], "batch_size"),
+        crop=triple(config["crop"], "crop"),
+        seed=integer(config["seed"], "seed", 0),
+        optim=OptimConfig(**{**optim, "betas": tuple(optim["betas"]), "schedule": schedule}),
+        data=DataConfig(
+            **{
+                **data,
+                "sequences": None if sequences is None else tuple(sequences),
+                "workers": integer(data["workers"], "data.workers", 0),
+            }
+        ),
+        precision=str(config["precision"]),
+        checkpoint_every=integer(config["checkpoint_every"], "checkpoint_every"),
+        preview_every=integer(config["preview_every"], "preview_every"),
+        log_every=integer(config["log_every"], "log_every"),
+        trainer=dict(config["trainer"]),
+        wandb=logger if logger.pop("name") == "wandb" else None,
+    )
+
+
+def describe(result: "PretrainResult") -> str:
+    """One line for the terminal."""
+    return (
+        f"{result.samples:,} samples at {result.samples_per_second:.1f}/s, "
+        f"loss {result.loss_first:.4f} -> {result.loss_last:.4f}; bundle: {result.bundle}"
+    )
+
+
+def probe(result: "PretrainResult", task: str | None, store: Path) -> None:
+    """Measure the frozen embedding and write `probe.json` into the run directory."""
+    from dataclasses import asdict
+
+    from fomo_ssl.core.files import write_json
+    from fomo_ssl.downstream.probe import probe_bundle
+
+    found = probe_bundle(result.bundle, None if task is None else Path(task), store)
+    write_json(result.run / "probe.json", asdict(found))
+    print(f"frozen embedding: {found.metric} {found.value:.3f} ({found.low:.3f} to {found.high:.3f})")
+
+
+if __name__ == "__main__":
+    main()

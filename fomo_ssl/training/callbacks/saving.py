@@ -1,0 +1,63 @@
+"""When checkpoints are written: every so many samples, at the end, and before the process gives way to a signal."""
+
+import signal
+import threading
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import lightning as L
+
+from fomo_ssl.core.types import CropBatch
+from fomo_ssl.training.checkpoint import checkpoint_path, keep_newest
+from fomo_ssl.training.module import PretrainModule
+
+
+class Saving(L.Callback):
+    """Writes whole checkpoints into `folder`.
+
+    A first SIGINT or SIGTERM lets the batch end, saves and stops the run; a second SIGINT interrupts at once. Saving
+    inside the handler would catch the weights in the middle of a step.
+
+    Attributes:
+        stopped_by: the signal that ended the run, or None.
+    """
+
+    def __init__(self, folder: Path, every_samples: int) -> None:
+        self.folder, self.every_samples = folder, every_samples
+        self.stopped_by: signal.Signals | None = None
+        self._saved_at = 0
+        self._handlers: dict[signal.Signals, Any] = {}
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        assert isinstance(pl_module, PretrainModule)
+        self._saved_at = pl_module.samples_seen
+        if threading.current_thread() is threading.main_thread():
+            # After Lightning's own handlers, which it puts back itself.
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._handlers[number] = signal.signal(number, self._note)
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: CropBatch, batch_idx: int
+    ) -> None:
+        assert isinstance(pl_module, PretrainModule)
+        seen = pl_module.samples_seen
+        if self.stopped_by is not None:
+            trainer.should_stop = True
+        ends = trainer.should_stop or trainer.global_step >= pl_module.steps
+        # By multiples and not by distance, so that a resumed run saves where an undisturbed one does.
+        due = seen // self.every_samples > self._saved_at // self.every_samples
+        if due or ends:
+            trainer.save_checkpoint(checkpoint_path(self.folder, seen))
+            keep_newest(self.folder)
+            self._saved_at = seen
+
+    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+        self._handlers = {}
+
+    def _note(self, number: int, _: FrameType | None) -> None:
+        if self.stopped_by is not None and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.stopped_by = signal.Signals(number)

@@ -1,0 +1,88 @@
+"""`metrics.csv`, a plain table that survives kills, and the loggers of others."""
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
+
+from fomo_ssl.core.files import write_text
+
+FIRST = ("samples", "loss")
+
+
+class MetricsFile(Logger):
+    """One row per measurement, by samples seen; every row is in the file when the call returns.
+
+    Args:
+        path: the file.
+        samples_seen: where the run starts; rows after it were written by a process whose work is lost.
+    """
+
+    def __init__(self, path: Path, samples_seen: int = 0) -> None:
+        super().__init__()
+        self.path = path
+        rows = [row for row in read_metrics(path) if row["samples"] <= samples_seen]
+        self._columns = list(dict.fromkeys([*FIRST, *(name for row in rows for name in row)]))
+        self._write_all(rows)
+
+    @property
+    def name(self) -> str:
+        return "metrics"
+
+    @property
+    def version(self) -> str:
+        return ""
+
+    def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
+        """Nothing: `run.json` has them."""
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Append a row; a metric that was never seen adds a column, for which the file is written anew."""
+        row = {"samples": float(step or 0), **metrics}
+        new = [name for name in row if name not in self._columns]
+        if new:
+            rows = read_metrics(self.path)
+            self._columns += new
+            self._write_all([*rows, row])
+            return
+        with self.path.open("a", newline="") as file:
+            file.write(self._line(row))
+
+    def _write_all(self, rows: Sequence[Mapping[str, float]]) -> None:
+        header = ",".join(self._columns) + "\n"
+        write_text(self.path, header + "".join(self._line(row) for row in rows))
+
+    def _line(self, row: Mapping[str, float]) -> str:
+        text = io.StringIO()
+        cells = [f"{row[name]:.8g}" if name in row else "" for name in self._columns]
+        csv.writer(text, lineterminator="\n").writerow(cells)
+        return text.getvalue()
+
+
+def read_metrics(path: Path) -> list[dict[str, float]]:
+    """The rows of a `metrics.csv` without their empty cells; a row cut short by a kill is left out."""
+    if not path.exists():
+        return []
+    text = path.read_text()
+    whole = text[: text.rfind("\n") + 1]
+    return [{k: float(v) for k, v in row.items() if v} for row in csv.DictReader(io.StringIO(whole))]
+
+
+def build_loggers(run: Path, samples_seen: int, wandb: Mapping[str, Any] | None = None) -> list[Logger]:
+    """`metrics.csv` and TensorBoard always, Weights & Biases with its settings where they are given.
+
+    Args:
+        run: run directory.
+        samples_seen: where the run starts.
+        wandb: keyword arguments of Lightning's `WandbLogger`, such as project and offline.
+    """
+    # purge_step hides what a killed process wrote after its last checkpoint.
+    purge = samples_seen + 1 if samples_seen else None
+    board = TensorBoardLogger(run / "tensorboard", name="", version="", purge_step=purge)
+    loggers: list[Logger] = [MetricsFile(run / "metrics.csv", samples_seen), board]
+    if wandb is not None:
+        loggers.append(WandbLogger(save_dir=run, id=run.name, resume="allow", **wandb))
+    return loggers

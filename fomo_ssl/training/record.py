@@ -1,0 +1,113 @@
+"""`run.json`: what a run is, on what it ran and what came of it; and whether a folder may be used for a run."""
+
+import functools
+import hashlib
+import json
+import platform
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+import fomo_ssl
+from fomo_ssl.core.errors import RunError
+from fomo_ssl.core.files import remove_strays, write_json
+
+Resume = Literal["auto", "never"]
+
+
+def digest(recipe: Mapping[str, Any]) -> str:
+    """A short hex digest of plain values, whatever the order of their keys."""
+    return hashlib.blake2b(json.dumps(recipe, sort_keys=True).encode(), digest_size=8).hexdigest()
+
+
+def claim(run: Path, recipe: Mapping[str, Any], resume: Resume) -> dict[str, Any] | None:
+    """Take a folder for a run and clear what killed writers left in it.
+
+    Args:
+        run: the run directory; made where it is missing.
+        recipe: all that decides the result.
+        resume: `auto` continues a run of the same recipe; `never` wants an empty folder.
+
+    Returns:
+        The record of the run that is there, or None where the folder was empty.
+
+    Raises:
+        RunError: the folder holds another run or no run at all, or holds one and `resume` is `never`.
+    """
+    run.mkdir(parents=True, exist_ok=True)
+    for folder in (run, run / "checkpoints"):
+        remove_strays(folder)
+    if not any(run.iterdir()):
+        return None
+    if resume == "never":
+        raise RunError("the run directory is not empty", where=run, way_out="Give another run=, or resume=auto")
+    record = read_record(run)
+    changed = changes(record.get("recipe", {}), recipe)
+    if changed:
+        way_out = "Give another run=, or these values as they were"
+        raise RunError(f"holds a run with other values of {', '.join(changed)}", where=run, way_out=way_out)
+    return record
+
+
+def read_record(run: Path) -> dict[str, Any]:
+    """The contents of `run.json`.
+
+    Raises:
+        RunError: it is missing or damaged.
+    """
+    try:
+        record: dict[str, Any] = json.loads((run / "run.json").read_text())
+    except (OSError, ValueError) as error:
+        raise RunError("no run here: run.json is missing or damaged", where=run, way_out="Give another run=") from error
+    return record
+
+
+def write_record(run: Path, record: Mapping[str, Any]) -> None:
+    """Write `run.json` as a whole."""
+    write_json(run / "run.json", record)
+
+
+def changes(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """Dotted names of the values in which two recipes differ, as JSON keeps them."""
+    names = []
+    for key in sorted({*old, *new}):
+        before, after = old.get(key), new.get(key)
+        if isinstance(before, Mapping) and isinstance(after, Mapping):
+            names += changes(before, after, f"{prefix}{key}.")
+        elif json.dumps(before) != json.dumps(after):
+            names.append(f"{prefix}{key}")
+    return names
+
+
+def circumstances() -> dict[str, Any]:
+    """Versions, source revision and machine."""
+    import lightning
+    import numpy
+
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or platform.machine()
+    return {
+        "fomo_ssl": fomo_ssl.__version__,
+        "revision": _revision(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "lightning": lightning.__version__,
+        "numpy": numpy.__version__,
+        "device": device,
+        "threads": torch.get_num_threads(),
+    }
+
+
+@functools.cache
+def _revision() -> str | None:
+    """The commit of a clone, with a plus where files differ from it; None in an installed package."""
+    folder = Path(__file__).parent
+    if not (folder.parents[1] / ".git").exists():
+        return None
+    try:
+        command = ["git", "-C", str(folder), "describe", "--always", "--dirty=+", "--abbrev=12", "--exclude=*"]
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=20).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None

@@ -1,0 +1,158 @@
+"""Where a run's batches come from: a store, split by subject, as one stream of samples that can begin anywhere."""
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from fomo_ssl.core.types import CropBatch, Triple, ViewSpec
+from fomo_ssl.corpus.store import Store
+from fomo_ssl.data.index import ScanIndex, Split, sampling_weights, select_sequences, split_by_subject
+from fomo_ssl.data.loader import make_loader, preview_batch
+from fomo_ssl.data.sampling import Sampler
+
+PREVIEW_CROPS = 8
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """What is drawn from the store, and how it is read.
+
+    Attributes:
+        held_out: fraction (float) or number (int) of subjects kept out of training.
+        sequences: names of the sequences to use; None takes all.
+        dataset_weights, sequence_weights: relative weights of scans; with any, samples are drawn with replacement.
+        workers: processes that read ahead; the batches do not depend on it.
+    """
+
+    held_out: float | int = 0.05
+    sequences: tuple[str, ...] | None = None
+    dataset_weights: Mapping[str, float] = field(default_factory=dict)
+    sequence_weights: Mapping[str, float] = field(default_factory=dict)
+    workers: int = 2
+
+
+@dataclass(frozen=True)
+class CropSource:
+    """An open store with its split and sampler."""
+
+    store: Store
+    index: ScanIndex
+    split: Split
+    sampler: Sampler
+    workers: int
+    seed: int
+
+    @classmethod
+    def open(cls, path: Path, data: DataConfig, views: ViewSpec, crop: Triple, seed: int) -> "CropSource":
+        """Open a store for an objective.
+
+        Raises:
+            StoreError: no whole store there.
+            ConfigError: the settings leave nothing to train on, or name what the store does not hold.
+        """
+        store = Store.open(path)
+        index = ScanIndex.of(store)
+        split = split_by_subject(index, data.held_out, seed)
+        if data.sequences is not None:
+            names = list(data.sequences)
+            kept = (select_sequences(index, rows, names) for rows in (split.train, split.held_out))
+            split = Split(*kept)
+        weighted = bool(data.dataset_weights or data.sequence_weights)
+        weights = sampling_weights(index, split.train, data.dataset_weights, data.sequence_weights)
+        sampler = Sampler(index, split.train, views, crop, seed, weights if weighted else None)
+        return cls(store, index, split, sampler, data.workers, seed)
+
+    def stream(self, batch_size: int, steps: int, start: int) -> "SampleStream":
+        """Global samples `start` .. `steps * batch_size` - 1 in batches."""
+
+        def batches(first: int) -> Iterable[CropBatch]:
+            stop = steps * batch_size
+            return make_loader(
+                self.store,
+                self.sampler,
+                batch_size=batch_size,
+                start=first,
+                stop=stop,
+                workers=self.workers,
+                pin_memory=torch.cuda.is_available(),
+            )
+
+        return SampleStream(batches, steps, start)
+
+    def held_out_batch(self) -> CropBatch | None:
+        """Centre crops of a few held-out scans, the same all through a run; None where nobody is held out."""
+        rows = self.split.held_out
+        if len(rows) == 0:
+            return None
+        chosen = rows[np.unique(np.linspace(0, len(rows) - 1, PREVIEW_CROPS).round().astype(int))]
+        n_views = self.sampler.views.n
+        return preview_batch(self.store, self.index, chosen, self.sampler.crop, n_views=n_views, seed=self.seed)
+
+    def name_scans(self, batch: CropBatch) -> str:
+        """dataset/subject/session/sequence of every scan of a batch."""
+        columns = [self.store.index.column(name) for name in ("dataset", "subject", "session", "sequence")]
+        rows = dict.fromkeys(batch.rows.flatten().tolist())
+        return ", ".join("/".join(str(column[row].as_py()) for column in columns) for row in rows)
+
+    @property
+    def sequences(self) -> tuple[str, ...]:
+        """Names of the sequences trained on, sorted."""
+        codes = np.unique(self.index.sequence[self.split.train])
+        return tuple(sorted(self.index.sequence_names[code] for code in codes))
+
+    def summary(self) -> dict[str, Any]:
+        """What the run is trained on, for records and model cards."""
+        train = self.split.train
+        datasets = np.unique(self.index.dataset[train])
+        return {
+            "data_fingerprint": self.store.fingerprint,
+            "scans": len(train),
+            "subjects": len(np.unique(self.index.subject[train])),
+            "datasets": [self.index.dataset_names[code] for code in datasets],
+            "held_out_subjects": len(np.unique(self.index.subject[self.split.held_out])),
+        }
+
+
+class SampleStream:
+    """What Lightning takes for its one, resumable, training loader.
+
+    It always has the length of the whole run: Lightning counts the batches done before a resume as done in this loader,
+    and would end the run early if the loader held only the rest.
+
+    Args:
+        batches: gives the batches from one global sample on.
+        steps: batches in the whole run.
+        start: samples seen so far.
+
+    Attributes:
+        waited: seconds that training waited for a batch, so far.
+    """
+
+    def __init__(self, batches: Callable[[int], Iterable[CropBatch]], steps: int, start: int) -> None:
+        self.batches, self.steps, self.start = batches, steps, start
+        self.waited = 0.0
+
+    def __len__(self) -> int:
+        return self.steps
+
+    def __iter__(self) -> Iterator[CropBatch]:
+        batches = iter(self.batches(self.start))
+        while True:
+            asked = time.perf_counter()
+            batch = next(batches, None)
+            self.waited += time.perf_counter() - asked
+            if batch is None:
+                return
+            yield batch
+
+    def state_dict(self) -> dict[str, Any]:
+        """Nothing: `samples_seen` is the position. Lightning asks, to know that the loader may begin anywhere."""
+        return {}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Nothing: see `state_dict`."""

@@ -1,0 +1,109 @@
+"""Lightning's Trainer as this project uses it: our checkpoints, our loggers, no chatter."""
+
+import contextlib
+import difflib
+import inspect
+import logging
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.loggers import Logger
+
+from fomo_ssl.core.errors import ConfigError
+from fomo_ssl.training.checkpoint import AtomicCheckpointIO
+
+# What a run sets itself, because its promises depend on it.
+_OURS = {
+    "max_steps",
+    "max_epochs",
+    "devices",
+    "num_nodes",
+    "precision",
+    "logger",
+    "log_every_n_steps",
+    "callbacks",
+    "plugins",
+    "accumulate_grad_batches",
+    "gradient_clip_val",
+}
+
+
+def check_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments for Lightning's Trainer, as given.
+
+    Raises:
+        ConfigError: a name that Lightning does not know, or one that the run sets itself.
+    """
+    known = set(inspect.signature(L.Trainer.__init__).parameters) - {"self", *_OURS}
+    for name in options:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+            hint = f"Did you mean {', '.join(near)}?" if near else "See the arguments of Lightning's Trainer"
+            raise ConfigError(f"trainer.{name} cannot be set", way_out=hint)
+    return dict(options)
+
+
+def choose_precision(precision: str, accelerator: str) -> str:
+    """`auto` as a name that Lightning knows: the fastest that trains well on the device at hand."""
+    if precision != "auto":
+        return precision
+    if accelerator in ("cpu", "mps") or not torch.cuda.is_available():
+        return "32-true"
+    return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "16-mixed"
+
+
+def build_trainer(
+    run: Path,
+    *,
+    steps: int,
+    precision: str,
+    loggers: Sequence[Logger],
+    callbacks: Sequence[L.Callback],
+    options: Mapping[str, Any],
+) -> L.Trainer:
+    """A Trainer that makes one pass of `steps` steps on one device."""
+    try:
+        return L.Trainer(
+            **{
+                "max_steps": steps,
+                "devices": 1,
+                "precision": precision,
+                "logger": list(loggers),
+                "callbacks": list(callbacks),
+                "plugins": [AtomicCheckpointIO()],
+                "log_every_n_steps": 1,  # the recorder decides; a larger value only warns about short runs
+                "default_root_dir": run,
+                "enable_checkpointing": False,
+                "enable_progress_bar": False,
+                "enable_model_summary": False,
+                "num_sanity_val_steps": 0,
+                "use_distributed_sampler": False,
+                **options,
+            }
+        )
+    except (ValueError, TypeError, RuntimeError) as error:
+        # MisconfigurationException is none of Lightning's public names; it derives from Exception alone.
+        raise ConfigError(f"Lightning refuses the trainer settings: {error}", way_out="See conf/trainer") from error
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Without Lightning's tips and without its warnings that do not apply here."""
+    chatty = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
+    levels = [logger.level for logger in chatty]
+    for logger in chatty:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            # The number of workers is a setting; the data-wait share on the bar says whether it is too small.
+            warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+            # A GPU may be there and not be wanted.
+            warnings.filterwarnings("ignore", message="GPU available but not used.*")
+            yield
+    finally:
+        for logger, level in zip(chatty, levels, strict=True):
+            logger.setLevel(level)

@@ -1,0 +1,200 @@
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from fomo_ssl import create_encoder, load_encoder
+from fomo_ssl.bundle import (
+    SCHEMA,
+    BundleConfig,
+    InputContract,
+    load_config,
+    load_head_state,
+    load_state,
+    load_weights,
+    save_bundle,
+)
+from fomo_ssl.core.errors import BundleError, RejectedScan
+from fomo_ssl.imaging import nifti
+from fomo_ssl.synthetic.phantoms import phantom
+
+CONTRACT = InputContract(sequences=("flair", "t1"), spacing=None, max_upsample=2.0, crop=(32, 32, 32))
+CONFIG = BundleConfig("resenc_t", {}, 1, CONTRACT, {"samples": 8, "datasets": ["A", "B"]})
+
+
+def small_encoder(in_channels: int = 1):
+    torch.manual_seed(0)
+    return create_encoder("resenc_t", in_channels=in_channels)
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {str(f.relative_to(folder)): f.read_bytes() for f in sorted(folder.rglob("*")) if f.is_file()}
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("bundles") / "bundle"
+    save_bundle(path, small_encoder(), CONFIG, pretraining={"projector.weight": torch.ones(2, 3)})
+    return path
+
+
+@pytest.fixture
+def copy(bundle: Path, tmp_path: Path) -> Path:
+    for name, content in files(bundle).items():
+        (tmp_path / "copy" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "copy" / name).write_bytes(content)
+    return tmp_path / "copy"
+
+
+def test_round_trip(bundle: Path) -> None:
+    assert load_config(bundle) == CONFIG
+    saved, loaded = small_encoder().state_dict(), load_weights(bundle).state_dict()
+    assert saved.keys() == loaded.keys()
+    assert all(torch.equal(saved[name], loaded[name]) for name in saved)
+    assert set(files(bundle)) == {
+        "config.json",
+        "encoder.safetensors",
+        "README.md",
+        "pretraining/objective.safetensors",
+    }
+    assert list(bundle.parent.iterdir()) == [bundle]
+
+
+def test_same_weights_same_bytes(bundle: Path, tmp_path: Path) -> None:
+    again = tmp_path / "again"
+    for _ in range(2):  # the second replaces the first as a whole
+        save_bundle(again, small_encoder(), CONFIG, pretraining={"projector.weight": torch.ones(2, 3)})
+    assert files(again) == files(bundle)
+    assert list(tmp_path.iterdir()) == [again]
+
+
+def test_failed_save_leaves_the_old_bundle(bundle: Path, copy: Path) -> None:
+    with pytest.raises(TypeError):
+        save_bundle(copy, small_encoder(), replace(CONFIG, training={"x": object()}))
+    assert files(copy) == files(bundle)
+    assert [p.name for p in copy.parent.iterdir()] == ["copy"]
+
+
+def test_head_and_task(tmp_path: Path) -> None:
+    head = torch.nn.Linear(4, 2)
+    save_bundle(tmp_path / "b", small_encoder(), replace(CONFIG, task={"kind": "classification"}), head=head)
+    assert load_config(tmp_path / "b").task == {"kind": "classification"}
+    assert torch.equal(load_head_state(tmp_path / "b")["weight"], head.weight)
+    assert "finetuned" in (tmp_path / "b" / "README.md").read_text()
+
+
+def test_bare_encoder_has_no_head(bundle: Path) -> None:
+    with pytest.raises(BundleError, match=r"head\.safetensors is missing"):
+        load_head_state(bundle)
+
+
+def test_stem_is_inflated(bundle: Path) -> None:
+    one, three = load_weights(bundle), load_weights(bundle, in_channels=3)
+    x = torch.randn(1, 1, 32, 32, 32)
+    torch.testing.assert_close(three(x.repeat(1, 3, 1, 1, 1)), one(x), rtol=1e-3, atol=1e-4)
+
+
+def edit(copy: Path, **values: object) -> None:
+    body = json.loads((copy / "config.json").read_text())
+    (copy / "config.json").write_text(json.dumps(body | values))
+
+
+def rewrite(copy: Path, change) -> None:
+    state = load_file(copy / "encoder.safetensors")
+    change(state)
+    save_file(state, copy / "encoder.safetensors")
+
+
+def test_newer_schema(copy: Path) -> None:
+    edit(copy, schema=SCHEMA + 1)
+    with pytest.raises(BundleError, match=rf"schema {SCHEMA + 1} is newer.*Upgrade"):
+        load_encoder(copy)
+
+
+def test_missing_bundle(tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match=r"config\.json is missing"):
+        load_encoder(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("content", ["", "[1]", "{", "{}", '{"schema": "x"}', '{"schema": 1}'])
+def test_damaged_config(copy: Path, content: str) -> None:
+    (copy / "config.json").write_text(content)
+    with pytest.raises(BundleError, match=r"config\.json"):
+        load_config(copy)
+
+
+def test_unexpected_config_key(copy: Path) -> None:
+    edit(copy, colour="blue")
+    with pytest.raises(BundleError, match="colour"):
+        load_config(copy)
+
+
+def test_unknown_encoder(copy: Path) -> None:
+    edit(copy, encoder="resenc_x")
+    with pytest.raises(BundleError, match="resenc_x"):
+        load_encoder(copy)
+
+
+def test_missing_tensor(copy: Path) -> None:
+    name = next(iter(load_file(copy / "encoder.safetensors")))
+    rewrite(copy, lambda state: state.pop(name))
+    with pytest.raises(BundleError, match=f"missing tensor {name}"):
+        load_encoder(copy)
+
+
+def test_unexpected_tensor(copy: Path) -> None:
+    rewrite(copy, lambda state: state.update({"spare.weight": torch.zeros(1)}))
+    with pytest.raises(BundleError, match=r"unexpected tensor spare\.weight"):
+        load_encoder(copy)
+
+
+def test_tensor_of_another_shape() -> None:
+    with pytest.raises(BundleError, match=r"tensor bias is \(3,\) and not \(2,\)"):
+        load_state(torch.nn.Linear(1, 2), {"weight": torch.zeros(2, 1), "bias": torch.zeros(3)}, Path("f"))
+
+
+@pytest.mark.parametrize("keep", [0, 4, 100, -1])
+def test_truncated_weights(copy: Path, keep: int) -> None:
+    file = copy / "encoder.safetensors"
+    file.write_bytes(file.read_bytes()[:keep])
+    with pytest.raises(BundleError, match=r"encoder\.safetensors"):
+        load_encoder(copy)
+
+
+def test_embed_takes_every_form_of_a_scan(bundle: Path, tmp_path: Path) -> None:
+    encoder, volume = load_encoder(bundle), phantom(3)
+    nifti.write(tmp_path / "scan.nii.gz", volume.data, volume.affine)
+    expected = encoder.embed(volume)
+    assert expected.shape == (encoder.encoder.embed_dim,)
+    forms = (
+        str(tmp_path / "scan.nii.gz"),
+        tmp_path / "scan.nii.gz",
+        (volume.data, volume.affine),
+        nib.Nifti1Image(volume.data, volume.affine),
+    )
+    for form in forms:
+        torch.testing.assert_close(encoder.embed(form), expected)
+
+
+def test_embed_ignores_how_the_array_lies(bundle: Path) -> None:
+    encoder, volume = load_encoder(bundle), phantom(3)
+    flip = np.diag([-1.0, 1.0, 1.0, 1.0])
+    flip[0, 3] = volume.data.shape[0] - 1
+    turned = (np.ascontiguousarray(volume.data[::-1]), volume.affine @ flip)
+    torch.testing.assert_close(encoder.embed(turned), encoder.embed(volume))
+
+
+def test_embed_rejects_an_empty_scan(bundle: Path) -> None:
+    with pytest.raises(RejectedScan, match="constant"):
+        load_encoder(bundle).embed((np.zeros((32, 32, 32), np.float32), np.eye(4)))
+
+
+def test_embed_refuses_volumes_beyond_the_limit(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fomo_ssl.bundle.MAX_EMBED_VOXELS", 1000)
+    with pytest.raises(RejectedScan, match="too_large"):
+        load_encoder(bundle).embed(phantom(3))
