@@ -1,6 +1,6 @@
 """The columns of a store, splits by subject and sampling weights."""
 
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
@@ -55,9 +55,10 @@ def test_a_table_without_a_column_is_refused(store):
 
 
 def _index_of(index, subjects):
-    """The index with other subject ids, one scan each."""
-    rows = np.zeros(len(subjects), dtype=np.int64)
-    return replace(index, subject=np.array(subjects, dtype=np.uint64), shape=index.shape[rows])
+    """An index of one scan per entry of `subjects`."""
+    first = {f.name: getattr(index, f.name) for f in fields(index) if isinstance(getattr(index, f.name), np.ndarray)}
+    repeated = {name: column[np.zeros(len(subjects), dtype=np.int64)] for name, column in first.items()}
+    return replace(index, **{**repeated, "subject": np.array(subjects, dtype=np.uint64)})
 
 
 @given(
