@@ -46,8 +46,8 @@ PROPERTIES: Mapping[str, Tissue] = MappingProxyType(
         "muscle": Tissue(0.75, 1400.0, 45.0, 30.0, 1.40, 0.3),
         "hyperintensity": Tissue(0.82, 1450.0, 135.0, 70.0, 1.05),
         "infarct": Tissue(0.84, 1500.0, 135.0, 65.0, 0.40),
-        "old_infarct": Tissue(0.90, 1900.0, 230.0, 110.0, 1.12),
-        "meningioma": Tissue(0.80, 1400.0, 98.0, 60.0, 0.80, 2.2),
+        "old_infarct": Tissue(0.90, 1900.0, 210.0, 110.0, 1.20),
+        "meningioma": Tissue(0.76, 1350.0, 91.0, 60.0, 0.84, 2.2),
     }
 )
 
