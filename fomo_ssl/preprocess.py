@@ -18,8 +18,8 @@ def main(config: dict[str, Any]) -> None:
 
     spacing = None if config["spacing"] is None else _at_least(config, "spacing", 0.1)
     spec = CanonicalSpec(spacing, _at_least(config, "max_upsample", 1.0), bool(config["crop_foreground"]))
-    workers = _cores() if config["workers"] is None else int(_at_least(config, "workers", 1))
-    min_slices = int(_at_least(config, "min_slices", 1))
+    workers = _cores() if config["workers"] is None else int(_at_least(config, "workers", 1.0))
+    min_slices = int(_at_least(config, "min_slices", 1.0))
     source, store = str(config["source"]), str(config["store"])
     preprocess(source, store, spec, workers=workers, min_slices=min_slices, console=Console())
 

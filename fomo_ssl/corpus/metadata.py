@@ -13,6 +13,7 @@ _YEARS_PER = {"": 1.0, "y": 1.0, "m": 1 / 12, "w": 7 / 365.25, "d": 1 / 365.25}
 _AGE = re.compile(r"(\d+(?:\.\d+)?)\s*([ymwd]?)\+?", re.IGNORECASE)
 _AGE_RANGE = re.compile(r"(\d+(?:\.\d+)?)\s*-\s*(\d+(?:\.\d+)?)\s*y?", re.IGNORECASE)
 _OLDEST = 120.0
+_AMBIGUOUS = ""
 
 _Key = tuple[str, str, str, str]
 
@@ -112,11 +113,13 @@ class MetadataTable:
         # A tree with dataset folders is looked up by folder, a flat one by "" whatever dataset the file names.
         for dataset in {folder_dataset, folder_dataset or cells.get("dataset", "")}:
             known = self._cells.setdefault((dataset, subject, session, name), {})
-            if known.get("dataset", cells.get("dataset")) != cells.get("dataset"):
+            before = known.get("dataset")
+            if before is not None and cells.get("dataset", before) != before:
                 # Two datasets number their subjects alike: without a folder nobody can tell whose line this is.
                 known.clear()
-                continue
-            known |= cells
+                known["dataset"] = _AMBIGUOUS
+            elif before != _AMBIGUOUS:
+                known |= cells
 
 
 def _plain_id(text: str) -> str:

@@ -2,7 +2,7 @@
 
 import hashlib
 from dataclasses import asdict, fields
-from typing import Any
+from typing import Any, TypeVar
 
 import pyarrow as pa
 
@@ -11,6 +11,8 @@ from fomo_ssl.corpus.codec import EXTENSION, StoredScan
 from fomo_ssl.corpus.layouts import ScanRow
 from fomo_ssl.corpus.metadata import Metadata
 from fomo_ssl.imaging.canonical import CanonicalVolume
+
+Number = TypeVar("Number", int, float)
 
 VERSION = 1
 ID_COLUMNS = ("dataset", "subject", "session", "sequence")
@@ -89,7 +91,7 @@ def index_row(
     }
 
 
-def axis_cells(name: str, values: tuple[float, ...]) -> dict[str, float]:
+def axis_cells(name: str, values: tuple[Number, ...]) -> dict[str, Number]:
     """`name_x`, `name_y`, `name_z` of a triple."""
     return {f"{name}_{axis}": value for axis, value in zip(_AXES, values, strict=True)}
 

@@ -1,0 +1,146 @@
+import json
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fomo_ssl.core.errors import StoreError
+from fomo_ssl.corpus.codec import LEVELS, compress, quantise, read_box
+from fomo_ssl.corpus.layouts import ScanRow
+from fomo_ssl.corpus.metadata import Metadata
+from fomo_ssl.corpus.store import Store, StoreWriter
+from fomo_ssl.imaging.canonical import CanonicalSpec, canonicalise
+from fomo_ssl.imaging.intensity import normalise
+from fomo_ssl.imaging.nifti import read
+
+SPEC = CanonicalSpec(2.0)
+
+
+def scan_row(number: int) -> ScanRow:
+    return ScanRow("Alpha", f"sub_{number}", "ses_1", "t1", f"sub_{number}/ses_1/t1.nii.gz")
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory, make_ball) -> Store:
+    path = tmp_path_factory.mktemp("made") / "store"
+    with StoreWriter.create(path, SPEC) as writer:
+        for number in range(3):
+            writer.add(scan_row(number), canonicalise(make_ball(number), SPEC), Metadata(age=30.0 + number))
+    return Store.open(path)
+
+
+def cells(store: Store, row: int) -> dict:
+    return store.index.slice(row, 1).to_pylist()[0]
+
+
+def test_stored_values_are_the_normalised_scan(store: Store, make_ball):
+    canonical = canonicalise(make_ball(1), SPEC)
+    row = cells(store, 1)
+    values = store.read(1)
+    assert values.dtype == np.int16
+    assert values.min() >= 0
+    assert values.max() <= LEVELS
+    np.testing.assert_allclose(
+        values * row["scale"] + row["offset"],
+        normalise(canonical.data, canonical.stats),
+        atol=0.51 * row["scale"] + 1e-5,
+    )
+    assert values.shape == (row["shape_x"], row["shape_y"], row["shape_z"])
+    np.testing.assert_allclose(np.reshape(row["affine"], (3, 4)), canonical.affine[:3])
+    assert [row["box_lo_x"], row["box_hi_x"]] == [canonical.box[0].start, canonical.box[0].stop]
+    assert row["age"] == 31.0
+    outside = normalise(np.float32([canonical.background]), canonical.stats)[0]
+    assert row["background"] * row["scale"] + row["offset"] == pytest.approx(outside, abs=row["scale"])
+
+
+def test_real_scans_keep_80_db(real_data: Path):
+    for name in ("sub_15/ses_1/t1.nii.gz", "sub_28/ses_1/mra.nii.gz", "sub_34/ses_1/t1.nii.gz"):
+        canonical = canonicalise(read(real_data / "fomo_flat" / name), CanonicalSpec(2.0))
+        stored = quantise(canonical)
+        wanted = normalise(canonical.data, canonical.stats)
+        error = float(np.mean((stored.values * stored.scale + stored.offset - wanted) ** 2))
+        assert 10 * np.log10(float(np.ptp(wanted)) ** 2 / error) > 80, name
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.data())
+def test_a_crop_is_the_padded_scan_cut(store: Store, data):
+    row = data.draw(st.integers(0, 2))
+    origin = data.draw(st.tuples(*[st.integers(-40, 40)] * 3))
+    size = data.draw(st.tuples(*[st.integers(1, 30)] * 3))
+    whole = np.pad(store.read(row), 80, constant_values=cells(store, row)["background"])
+    cut = whole[tuple(slice(80 + o, 80 + o + s) for o, s in zip(origin, size, strict=True))]
+    np.testing.assert_array_equal(store.read_crop(row, origin, size), cut)
+
+
+def test_a_store_pickles_as_its_path(store: Store):
+    content = pickle.dumps(store)
+    assert len(content) < 1000
+    copy = pickle.loads(content)
+    assert copy.fingerprint == store.fingerprint
+    np.testing.assert_array_equal(copy.read(2), store.read(2))
+
+
+def test_the_same_scans_give_the_same_store(store: Store, tmp_path: Path, make_ball, contents):
+    with StoreWriter.create(tmp_path / "again", SPEC) as writer:
+        for number in range(3):
+            writer.add(scan_row(number), canonicalise(make_ball(number), SPEC), Metadata(age=30.0 + number))
+    assert contents(tmp_path / "again") == contents(store.path)
+
+
+def test_large_and_small_arrays_round_trip(tmp_path: Path):
+    for shape in ((1, 1, 1), (65, 3, 130), (64, 64, 64)):
+        values = np.arange(np.prod(shape), dtype=np.int16).reshape(shape)
+        (tmp_path / "a.b2nd").write_bytes(compress(values))
+        np.testing.assert_array_equal(read_box(tmp_path / "a.b2nd"), values)
+
+
+def test_a_writer_that_fails_leaves_no_store(tmp_path: Path):
+    with pytest.raises(RuntimeError), StoreWriter.create(tmp_path / "s", SPEC):
+        raise RuntimeError
+    with pytest.raises(StoreError, match="no finished store"):
+        Store.open(tmp_path / "s")
+
+
+def test_a_store_is_not_written_twice(store: Store):
+    with pytest.raises(StoreError, match="already"):
+        StoreWriter.create(store.path)
+
+
+def break_store(store: Store, folder: Path, **facts) -> Path:
+    folder.mkdir()
+    for name in ("store.json", "index.arrow"):
+        (folder / name).write_bytes((store.path / name).read_bytes())
+    before = json.loads((folder / "store.json").read_text())
+    (folder / "store.json").write_text(json.dumps(before | facts))
+    return folder
+
+
+def test_what_is_no_store_is_refused(store: Store, tmp_path: Path):
+    with pytest.raises(StoreError, match="no finished store"):
+        Store.open(tmp_path / "none")
+    with pytest.raises(StoreError, match="schema 99"):
+        Store.open(break_store(store, tmp_path / "newer", schema=99))
+    with pytest.raises(StoreError, match="does not belong"):
+        Store.open(break_store(store, tmp_path / "other", index_bytes=1))
+    damaged = break_store(store, tmp_path / "damaged")
+    (damaged / "index.arrow").write_bytes(bytes((damaged / "index.arrow").stat().st_size))
+    with pytest.raises(StoreError, match="cannot be read"):
+        Store.open(damaged)
+    (damaged / "store.json").write_text("{")
+    with pytest.raises(StoreError, match="damaged"):
+        Store.open(damaged)
+
+
+def test_a_missing_or_damaged_scan_file_is_named(store: Store, tmp_path: Path):
+    bare = Store.open(break_store(store, tmp_path / "bare"))
+    with pytest.raises(StoreError, match="missing"):
+        bare.read_crop(0, (0, 0, 0), (4, 4, 4))
+    file = bare.path / cells(bare, 0)["file"]
+    file.parent.mkdir(parents=True)
+    file.write_bytes(b"nonsense")
+    with pytest.raises(StoreError, match=file.name):
+        bare.read(0)
