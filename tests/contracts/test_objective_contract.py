@@ -1,0 +1,145 @@
+"""What every objective promises, for every registered one and three families of encoders."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from fomo_ssl.core.seeding import fold, normal
+from fomo_ssl.core.types import Views
+from fomo_ssl.encoders import create_encoder
+from fomo_ssl.objectives import Objective, create_objective, list_objectives
+
+SMALL = {
+    "vit_t_p8": {"dim": 48, "depth": 4, "heads": 2},
+    "resenc_t": {"channels": (8, 16, 32), "blocks": (1, 1, 1)},
+    "unet_t": {"channels": (8, 16, 32)},
+}
+
+
+def build(name: str, encoder: str, seed: int = 0) -> Objective:
+    torch.manual_seed(seed)
+    return create_objective(name, create_encoder(encoder, **SMALL[encoder]))
+
+
+def make_views(n: int, batch: int = 4, size: int = 16) -> Views:
+    keys = torch.arange(batch)
+    shared = F.interpolate(normal(keys, 1, 4, 4, 4), size=size, mode="trilinear")
+    targets = [shared + 0.3 * normal(fold(keys, f"view {view}"), 1, size, size, size) for view in range(n)]
+    return Views(
+        images=[1.1 * target for target in targets],
+        targets=targets,
+        keys=keys,
+        spacing=torch.ones(batch, 3),
+        sequences=torch.zeros(n, batch, dtype=torch.int64),
+        paired=torch.ones(batch, dtype=torch.bool),
+    )
+
+
+def reorder(views: Views, order: list[int]) -> Views:
+    return replace(
+        views,
+        images=[image[order] for image in views.images],
+        targets=[target[order] for target in views.targets],
+        keys=views.keys[order],
+        sequences=views.sequences[:, order],
+    )
+
+
+@pytest.fixture(params=list_objectives())
+def name(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+@pytest.fixture(params=list(SMALL))
+def family(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+@pytest.fixture
+def objective(name: str, family: str) -> Objective:
+    return build(name, family)
+
+
+def test_output_is_a_finite_float32_scalar_with_named_parts(objective: Objective) -> None:
+    output = objective(make_views(objective.views.n), 0)
+    assert output.loss.shape == ()
+    assert output.loss.dtype == torch.float32
+    assert output.terms
+    assert "embedding_std" in output.health
+    for label, value in (output.terms | output.health).items():
+        assert value.shape == (), label
+        assert value.isfinite(), label
+        assert not value.requires_grad, label
+
+
+def test_gradients_reach_every_parameter(objective: Objective) -> None:
+    objective(make_views(objective.views.n), 0).loss.backward()
+    without = [label for label, p in objective.named_parameters() if p.requires_grad and p.grad is None]
+    assert without == []
+    assert any(p.grad.abs().max() > 0 for p in objective.encoder.parameters())
+
+
+def test_same_views_give_the_same_loss_and_leave_the_global_generator_alone(objective: Objective) -> None:
+    views, state = make_views(objective.views.n), torch.get_rng_state()
+    first, second = objective(views, 0), objective(views, 0)
+    assert torch.equal(first.loss, second.loss)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_the_order_of_samples_does_not_matter(objective: Objective) -> None:
+    views = make_views(objective.views.n)
+    shuffled = reorder(views, [2, 0, 3, 1])
+    torch.testing.assert_close(objective(views, 0).loss, objective(shuffled, 0).loss, rtol=1e-4, atol=1e-5)
+
+
+def test_the_encoder_is_the_one_passed_in(name: str, family: str) -> None:
+    encoder = create_encoder(family, **SMALL[family])
+    objective = create_objective(name, encoder)
+    assert objective.encoder is encoder
+    assert sum(p.numel() for p in encoder.parameters()) == sum(
+        p.numel() for label, p in objective.named_parameters() if label.startswith("encoder.")
+    )
+
+
+def test_state_returns_in_full_and_in_two_parts(name: str, family: str) -> None:
+    source, views = build(name, family, seed=1), make_views(build(name, family).views.n)
+    expected = source(views, 0).loss
+
+    whole = build(name, family)
+    whole.load_state_dict(source.state_dict())
+    assert torch.equal(whole(views, 0).loss, expected)
+
+    parts = build(name, family)
+    parts.encoder.load_state_dict(source.encoder.state_dict())
+    parts.load_pretraining_state(source.pretraining_state())
+    assert torch.equal(parts(views, 0).loss, expected)
+
+
+def test_pretraining_state_leaves_the_encoder_out_and_is_checked(objective: Objective) -> None:
+    state = objective.pretraining_state()
+    assert set(state) == {key for key in objective.state_dict() if not key.startswith("encoder.")}
+    state.pop(next(iter(state)))
+    with pytest.raises(ValueError, match="does not fit"):
+        objective.load_pretraining_state(state)
+
+
+def test_losses_are_float32_under_bf16_autocast(objective: Objective) -> None:
+    views = make_views(objective.views.n)
+    exact = objective(views, 0).loss.detach()
+    with torch.autocast("cpu", torch.bfloat16):
+        output = objective(views, 0)
+    output.loss.backward()
+    assert output.loss.dtype == torch.float32
+    torch.testing.assert_close(output.loss.detach(), exact, rtol=0.1, atol=0.1)
+
+
+def test_a_preview_has_shape_and_no_gradient(objective: Objective) -> None:
+    preview = objective.eval().preview(make_views(objective.views.n))
+    assert (preview is not None) == objective.hides
+    if preview is not None:
+        for volume in (preview.target, preview.visible, preview.reconstruction):
+            assert volume.shape == (4, 1, 16, 16, 16)
+            assert volume.dtype == torch.float32
+            assert not volume.requires_grad

@@ -1,0 +1,104 @@
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+from fomo_ssl.core.errors import ConfigError, UnknownNameError
+from fomo_ssl.core.types import Views, ViewSpec
+from fomo_ssl.encoders import Encoder
+from fomo_ssl.objectives import create_objective
+from fomo_ssl.objectives.base import encode
+from fomo_ssl.objectives.hybrid import richest, weight_at
+
+MakeViews = Callable[..., Views]
+
+
+def test_each_view_is_encoded_once(encoder: Encoder, make_views: MakeViews, monkeypatch: pytest.MonkeyPatch) -> None:
+    method = "forward_tokens" if encoder.supports_token_dropping else "forward_features"
+    calls, original = [], getattr(encoder, method)
+    monkeypatch.setattr(encoder, method, lambda *args: (calls.append(1), original(*args))[1])
+    create_objective("hybrid", encoder)(make_views(n=2), 0)
+    assert len(calls) == 2
+
+
+def test_loss_is_the_weighted_sum_of_the_members(encoder: Encoder, make_views: MakeViews) -> None:
+    objective = create_objective("hybrid", encoder, weights={"mae": 5, "contrastive": 0.1}).eval()
+    views = make_views(n=2)
+    masks = objective.masks(views, 0)
+    encoded = [encode(encoder, x, m, objective.mask_unit) for x, m in zip(views.images, masks, strict=True)]
+    apart = {label: member.score(encoded, views, 0) for label, member in objective.members.items()}
+    output = objective(views, 0)
+    assert torch.allclose(output.loss, 5 * apart["mae"].loss + 0.1 * apart["contrastive"].loss)
+    for member in apart.values():
+        assert member.terms.keys() <= output.terms.keys()
+        assert member.health.keys() <= output.health.keys()
+
+
+def test_the_encoder_is_stored_once(encoder: Encoder) -> None:
+    objective = create_objective("hybrid", encoder)
+    own = {f"encoder.{name}" for name in encoder.state_dict()}
+    state = set(objective.state_dict())
+    assert own <= state
+    assert not any("encoder" in name.split(".") for name in state - own)
+    twin = copy.deepcopy(objective)
+    assert all(member.encoder is twin.encoder for member in twin.members.values())
+
+
+def test_members_take_their_own_arguments(resenc: Encoder, make_views: MakeViews) -> None:
+    members: dict[str, dict[str, Any]] = {
+        "fine": {"name": "mae", "mask_unit": 4, "mask_ratio": 0.5},
+        "contrastive": {"pairing": "session", "temperature": 0.5},
+    }
+    objective = create_objective("hybrid", resenc, members=members, weights={"fine": 1.0, "contrastive": 1.0})
+    assert objective.mask_unit == (4, 4, 4)
+    assert objective.views.pairing == "session"
+    assert objective(make_views(n=2), 0).loss.isfinite()
+    assert objective.preview(make_views(n=2)) is not None
+
+
+def test_nothing_is_hidden_where_no_member_hides(vit: Encoder, make_views: MakeViews) -> None:
+    objective = create_objective("hybrid", vit, members={"contrastive": {}}, weights={"contrastive": 1.0})
+    assert objective.masks(make_views(n=2), 0) == [None, None]
+    assert objective.preview(make_views(n=2)) is None
+
+
+@pytest.mark.parametrize(("step", "expected"), [(0, 0.0), (5, 0.05), (10, 0.1), (1000, 0.1)])
+def test_a_ramp_is_linear_and_stays_at_its_end(step: int, expected: float) -> None:
+    assert weight_at({"start": 0.0, "end": 0.1, "steps": 10}, step) == pytest.approx(expected)
+    assert weight_at(0.3, step) == 0.3
+
+
+def test_a_ramp_reaches_the_loss(vit: Encoder, make_views: MakeViews) -> None:
+    weights = {"mae": 1.0, "contrastive": {"start": 0.0, "end": 1.0, "steps": 4}}
+    objective, views = create_objective("hybrid", vit, weights=weights).eval(), make_views(n=2)
+    first, last = objective(views, 0), objective(views, 4)
+    assert torch.allclose(first.loss, first.terms["mae/loss"])
+    assert torch.allclose(last.loss, last.terms["mae/loss"] + last.terms["contrastive/loss"])
+
+
+def test_the_richest_views_serve_everyone() -> None:
+    overlap = ViewSpec(n=2, pairing="overlap", min_overlap=0.6)
+    assert richest([ViewSpec(), overlap]) == overlap
+    with pytest.raises(ConfigError, match="different pairings: overlap, session"):
+        richest([overlap, ViewSpec(n=2, pairing="session")])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"members": {"mae": {}}}, "weights for"),
+        ({"weights": {"mae": 1.0, "contrastive": {"start": 0.0, "end": 1.0}}}, "neither a number nor a ramp"),
+        ({"weights": {"mae": 1.0, "contrastive": {"start": 0.0, "end": 1.0, "steps": 0}}}, "positive number of steps"),
+        ({"members": {"mae": {}, "again": {"name": "mae"}}, "weights": {"mae": 1.0, "again": 1.0}}, "hide something"),
+    ],
+)
+def test_contradictions_are_refused(vit: Encoder, arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        create_objective("hybrid", vit, **arguments)
+
+
+def test_an_unknown_member_lists_near_names(vit: Encoder) -> None:
+    with pytest.raises(UnknownNameError, match="did you mean mae"):
+        create_objective("hybrid", vit, members={"maee": {}}, weights={"maee": 1.0})
