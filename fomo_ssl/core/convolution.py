@@ -1,5 +1,6 @@
 """The 3D convolution unit of nnU-Net: convolution, instance norm, leaky ReLU. Encoders and decoders share it."""
 
+import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -34,8 +35,22 @@ class ConvNorm(nn.Module):
 
     def forward(self, x: Float[Tensor, "b c x y z"]) -> Float[Tensor, "b _ _ _ _"]:
         """Maps of the same size, or the size over the stride, rounded up."""
-        x = self.norm(self.conv(x))
+        x = self.norm(_convolve(self.conv, x))
         return F.leaky_relu(x, SLOPE, inplace=True) if self.act else x
+
+
+def _convolve(conv: nn.Conv3d, x: Float[Tensor, "b c x y z"]) -> Float[Tensor, "b _ _ _ _"]:
+    """The convolution, in float32 for thin maps under CPU autocast.
+
+    oneDNN's bf16 weight gradient of a 3x3x3 kernel is wrong, often NaN, where the first axis has two voxels, as it has
+    in the last stages of small crops (torch 2.14 on AVX512-BF16 adds unwritten memory). Maps this thin cost nothing.
+    """
+    if x.device.type == "cpu" and min(x.shape[2:]) <= 2 and torch.is_autocast_enabled("cpu"):
+        with torch.autocast("cpu", enabled=False):
+            exact: Tensor = conv(x.float())
+            return exact
+    out: Tensor = conv(x)
+    return out
 
 
 def init_convolution(module: nn.Module) -> None:

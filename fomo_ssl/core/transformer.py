@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-Rotary = tuple[Float[Tensor, "b n p"], Float[Tensor, "b n p"]]
-"""Cosine and sine of each token's rotation angles, float32."""
+Rotary = tuple[Float[Tensor, "#b n p"], Float[Tensor, "#b n p"]]
+"""Cosine and sine of each token's rotation angles, float32; batch 1 where all samples share them."""
 
 ROTARY_BASE = 100.0
 """Ratio of the fastest to the slowest frequency. Grids have tens of tokens a side, not the thousands of a text, for
@@ -29,12 +29,6 @@ def rotary_angles(coordinates: Float[Tensor, "b n 3"], head_dim: int, base: floa
     frequencies = base ** -(torch.arange(pairs, device=coordinates.device, dtype=torch.float32) / pairs)
     angles = (coordinates[..., None] * frequencies).flatten(-2)
     return angles.cos(), angles.sin()
-
-
-def unrotated(rotary: Rotary, prefix: int) -> Rotary:
-    """Angles with `prefix` leading tokens that have no place (registers)."""
-    cos, sin = rotary
-    return F.pad(cos, (0, 0, prefix, 0), value=1.0), F.pad(sin, (0, 0, prefix, 0), value=0.0)
 
 
 def rotate(x: Float[Tensor, "b h n d"], rotary: Rotary) -> Float[Tensor, "b h n d"]:

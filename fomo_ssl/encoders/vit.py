@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from fomo_ssl.core.tokens import all_tokens, gather_tokens, patchify, token_coordinates
-from fomo_ssl.core.transformer import Block, init_transformer, rotary_angles, unrotated
+from fomo_ssl.core.transformer import Block, init_transformer, rotary_angles
 from fomo_ssl.core.types import FeatureInfo, Triple
 from fomo_ssl.encoders.base import Encoder, crop_maps, pad_to_multiple, register_encoder
 from fomo_ssl.encoders.presets import VIT
@@ -131,12 +131,12 @@ class ViT(Encoder):
         if self.positions is not None:
             table = F.interpolate(self.positions, size=grid, mode="trilinear").flatten(2).transpose(1, 2)
             tokens = tokens + gather_tokens(table.expand(len(index), -1, -1), index)
-        rotary = rotary_angles(token_coordinates(index, grid), self.head_dim)
-        prefix = 0
+        places, prefix = token_coordinates(index, grid), 0
         if self.registers is not None:
             prefix = self.registers.shape[1]
             tokens = torch.cat((self.registers.expand(len(tokens), -1, -1).to(tokens.dtype), tokens), dim=1)
-            rotary = unrotated(rotary, prefix)
+            places = F.pad(places, (0, 0, prefix, 0))  # at the origin, where the rotation does nothing
+        rotary = rotary_angles(places, self.head_dim)
         tapped = []
         for depth, block in enumerate(self.blocks, start=1):
             if self.grad_checkpointing and torch.is_grad_enabled():

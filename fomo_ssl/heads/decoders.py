@@ -95,8 +95,8 @@ class UNetDecoder(nn.Module):
 
     Each level: transposed convolution, the encoder's maps of that stride beside it, one convolution, as in nnU-Net's
     ResEnc presets. Maps that share the coarsest stride, as a ViT's four do, are fused by a 1x1 convolution first
-    (UNETR, arXiv 2103.10504, without its towers). Where the encoder has no map at full resolution, one convolution on the image itself,
-    half as wide as that level, takes its place, so that borders finer than a patch survive.
+    (UNETR, arXiv 2103.10504, without its towers). Where the encoder has no map at full resolution, one convolution on
+    the image itself, half as wide as that level, takes its place, so that borders finer than a patch survive.
     """
 
     def __init__(
