@@ -1,0 +1,177 @@
+"""The figures of the report, each from plain arrays to the text of an SVG element."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from fomo_ssl.downstream.statistics import Interval
+from fomo_ssl.report.canvas import INK, Canvas
+
+COLOURS = ("#2f7ed8", "#e07b39", "#3a9d5d", "#b0568f", "#8a8f3c", "#7d6bc4", "#c44e52", "#4c9f9f")
+"""Of methods and datasets, in order; told apart by colour-blind readers (first four) and on black or white."""
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One line of a learning-curve panel: mean over seeds, and the least and the greatest as a band."""
+
+    label: str
+    colour: str
+    steps: np.ndarray
+    values: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+
+
+@dataclass(frozen=True)
+class Panel:
+    """A set of curves on common axes."""
+
+    title: str
+    ylabel: str
+    curves: Sequence[Curve]
+    log: bool = False
+
+
+@dataclass(frozen=True)
+class Points:
+    """Predictions of one method for a scatter plot; `datasets` colours them."""
+
+    title: str
+    target: np.ndarray
+    prediction: np.ndarray
+    datasets: Sequence[str] = field(default_factory=tuple)
+
+
+def learning_curves(panels: Sequence[Panel], name: str) -> str:
+    """Panels side by side, at most four in a row."""
+    columns = min(len(panels), 4)
+    rows = -(-len(panels) // columns)
+    with Canvas(name, 2.6 * columns + 0.4, 2.2 * rows) as draw:
+        axes = draw.figure.subplots(rows, columns, squeeze=False)
+        for ax in axes.flat[len(panels) :]:
+            ax.set_visible(False)
+        for ax, panel in zip(axes.flat, panels, strict=False):
+            for curve in panel.curves:
+                ax.fill_between(curve.steps, curve.low, curve.high, color=curve.colour, alpha=0.18, linewidth=0)
+                ax.plot(curve.steps, curve.values, color=curve.colour, linewidth=1.3, label=curve.label)
+            ax.set_title(panel.title)
+            ax.set_xlabel("step")
+            ax.set_ylabel(panel.ylabel)
+            if panel.log:
+                ax.set_yscale("log")
+        axes.flat[0].legend()
+    return draw.svg
+
+
+def score_by_shots(
+    series: Mapping[str, Sequence[tuple[int, Interval]]], colours: Mapping[str, str], label: str, name: str
+) -> str:
+    """Score against number of training subjects, one line a method, with 95 % intervals.
+
+    Args:
+        series: (shots, interval) by method.
+        colours: by method.
+        label: of the score's axis.
+        name: of the figure, unique on the page.
+    """
+    shots = sorted({k for points in series.values() for k, _ in points})
+    place = {k: i for i, k in enumerate(shots)}
+    with Canvas(name, 1.2 + 0.9 * max(len(shots), 2), 2.6) as draw:
+        ax = draw.figure.subplots()
+        for i, (method, points) in enumerate(series.items()):
+            # Side by side, or intervals of methods hide one another.
+            x = [place[k] + 0.08 * (i - (len(series) - 1) / 2) for k, _ in points]
+            values = np.array([interval.value for _, interval in points])
+            bars = np.abs(np.array([[p.low, p.high] for _, p in points]).T - values)
+            ax.errorbar(
+                x,
+                values,
+                bars,
+                color=colours[method],
+                marker="o",
+                markersize=4,
+                linewidth=1.2,
+                elinewidth=1.0,
+                capsize=2,
+                label=method,
+            )
+        ax.set_xticks(range(len(shots)), [str(k) for k in shots])
+        ax.set_xlim(-0.4, len(shots) - 0.6)
+        ax.set_xlabel("training subjects")
+        ax.set_ylabel(label)
+        ax.legend()
+    return draw.svg
+
+
+def scatter(panels: Sequence[Points], unit: str, name: str) -> str:
+    """Predicted against true value, one panel a method, coloured by dataset, with the line of perfect agreement."""
+    everything = np.concatenate([np.concatenate([p.target, p.prediction]) for p in panels])
+    pad = 0.05 * float(np.ptp(everything)) or 1.0
+    low, high = float(everything.min()) - pad, float(everything.max()) + pad
+    datasets = sorted({dataset for p in panels for dataset in p.datasets})
+    with Canvas(name, 2.9 * len(panels) + 0.3, 2.9) as draw:
+        axes = draw.figure.subplots(1, len(panels), squeeze=False, sharex=True, sharey=True)
+        for ax, points in zip(axes.flat, panels, strict=True):
+            ax.plot([low, high], [low, high], color=INK, linewidth=0.7, linestyle=(0, (4, 3)))
+            for i, dataset in enumerate(datasets or [""]):
+                rows = np.array([not datasets or d == dataset for d in points.datasets or [""] * len(points.target)])
+                ax.plot(
+                    points.target[rows],
+                    points.prediction[rows],
+                    "o",
+                    color=COLOURS[i % len(COLOURS)],
+                    alpha=0.75,
+                    markersize=4,
+                    markeredgewidth=0,
+                    label=dataset or None,
+                )
+            ax.set(title=points.title, xlim=(low, high), ylim=(low, high), xlabel=f"true {unit}", aspect="equal")
+        axes.flat[0].set_ylabel(f"predicted {unit}")
+        if len(datasets) > 1:
+            axes.flat[0].legend()
+    return draw.svg
+
+
+def roc(curves: Mapping[str, Sequence[tuple[np.ndarray, np.ndarray]]], colours: Mapping[str, str], name: str) -> str:
+    """ROC curves, one line a method and seed: (scores, labels 0 or 1) of each seed by method."""
+    with Canvas(name, 3.1, 3.0) as draw:
+        ax = draw.figure.subplots()
+        ax.plot([0, 1], [0, 1], color=INK, linewidth=0.7, linestyle=(0, (4, 3)))
+        for method, seeds in curves.items():
+            for i, (scores, labels) in enumerate(seeds):
+                false, true = roc_points(scores, labels)
+                ax.plot(false, true, color=colours[method], linewidth=1.2, alpha=0.8, label=None if i else method)
+        ax.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), xlabel="false positive rate", ylabel="true positive rate")
+        ax.set_aspect("equal")
+        ax.legend(loc="lower right")
+    return draw.svg
+
+
+def roc_points(scores: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """False and true positive rate at every threshold, from (0, 0) to (1, 1); equal scores make one slanted piece."""
+    order = np.argsort(-scores, kind="stable")
+    positive = np.asarray(labels)[order].astype(bool)
+    last_of_tie = np.append(np.diff(scores[order]) != 0, True)
+    true = np.cumsum(positive)[last_of_tie] / max(positive.sum(), 1)
+    false = np.cumsum(~positive)[last_of_tie] / max((~positive).sum(), 1)
+    return np.concatenate([[0.0], false]), np.concatenate([[0.0], true])
+
+
+def interval_bar(interval: Interval, limit: float, colour: str) -> str:
+    """A difference as a bar beside its number in a table, drawn on -limit … limit with zero marked."""
+    width, middle = 90.0, 45.0
+
+    def place(value: float) -> float:
+        return middle + (middle - 4.0) * max(-1.0, min(1.0, value / limit))
+
+    if not np.isfinite([interval.value, interval.low, interval.high]).all() or limit <= 0:
+        return ""
+    low, value, high = (round(place(v), 1) for v in (interval.low, interval.value, interval.high))
+    return (
+        f'<svg class="bar" width="{width:g}" height="12" viewBox="0 0 {width:g} 12" aria-hidden="true">'
+        f'<line x1="{middle}" x2="{middle}" y1="0" y2="12" stroke="currentColor" stroke-opacity="0.4"/>'
+        f'<line x1="{low}" x2="{high}" y1="6" y2="6" stroke="{colour}" stroke-width="2"/>'
+        f'<circle cx="{value}" cy="6" r="3" fill="{colour}"/></svg>'
+    )

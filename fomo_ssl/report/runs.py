@@ -1,0 +1,133 @@
+"""Finetuning runs as they lie on disk; reads only what finished units wrote."""
+
+import csv
+import glob
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fomo_ssl.core.errors import RunError
+from fomo_ssl.downstream.scores import Predictions, read_csv
+
+INITS = ("pretrained", "scratch")
+
+
+@dataclass(frozen=True)
+class Unit:
+    """A finished unit: one split, one start.
+
+    Attributes:
+        result: contents of `result.json`.
+        predictions: one row a test case.
+        curve: columns of `curve.csv`; `validation` is nan where it was not looked at.
+    """
+
+    folder: Path
+    result: Mapping[str, Any]
+    predictions: Predictions
+    curve: Mapping[str, np.ndarray]
+
+    @property
+    def init(self) -> str:
+        return str(self.result["init"])
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finetuning run.
+
+    Attributes:
+        record: contents of `run.json`.
+        units: the finished ones.
+        unfinished: number of planned units without a result.
+        folds: of cross-validation; 0 for few-shot splits.
+    """
+
+    path: Path
+    record: Mapping[str, Any]
+    units: Sequence[Unit]
+    unfinished: int
+    folds: int
+
+    @property
+    def recipe(self) -> Mapping[str, Any]:
+        recipe: Mapping[str, Any] = self.record.get("recipe", {})
+        return recipe
+
+    @property
+    def bundle(self) -> Path | None:
+        """The pretrained bundle, which may have moved since."""
+        bundle = self.recipe.get("bundle")
+        return Path(bundle) if bundle else None
+
+
+def find_runs(patterns: Sequence[str]) -> list[Run]:
+    """The finetuning runs that match shell patterns (`**` goes through folders), sorted by path.
+
+    Raises:
+        RunError: nothing matches, no match is a finetuning run, or none of them has a finished unit.
+    """
+    asked = ", ".join(patterns)
+    # Not Path.glob: a pattern may be absolute.
+    found = {path for pattern in patterns for path in glob.glob(pattern, recursive=True)}  # noqa: PTH207
+    paths = sorted(Path(path) for path in found)
+    if not paths:
+        raise RunError("nothing matches", where=asked, way_out="give runs=PATH or runs='FOLDER/*'")
+    runs = [read_run(path) for path in paths if (path / "splits.json").is_file()]
+    if not runs:
+        what = f"none of {len(paths)} matches is a finetuning run"
+        raise RunError(what, where=asked, way_out="give the run= of python -m fomo_ssl.finetune")
+    if not any(run.units for run in runs):
+        waiting = sum(run.unfinished for run in runs)
+        raise RunError(f"none of {waiting} units is finished", where=asked, way_out="finetune with resume=auto")
+    return runs
+
+
+def read_run(path: Path) -> Run:
+    """Read a run directory.
+
+    Raises:
+        RunError: a file in it is damaged.
+    """
+    record, splits = _read_json(path / "run.json"), _read_json(path / "splits.json")
+    units = [read_unit(file.parent) for file in sorted(path.glob("units/*/result.json"))]
+    # What was planned is not written down: the bundle says whether there is a pretrained arm, a unit's folder whether
+    # there is a twin.
+    begun = [folder.name for folder in path.glob("units/*")]
+    pretrained = bool(record.get("recipe", {}).get("bundle"))
+    twin = not pretrained or any(name.endswith("_scratch") for name in begun)
+    folds = 1 + max((-1 if split["fold"] is None else split["fold"] for split in splits), default=-1)
+    return Run(path, record, units, len(splits) * (pretrained + twin) - len(units), folds)
+
+
+def read_unit(folder: Path) -> Unit:
+    """Read a finished unit.
+
+    Raises:
+        RunError: a file in it is missing or damaged.
+    """
+    result = _read_json(folder / "result.json")
+    try:
+        curve = _read_curve(folder / "curve.csv")
+        return Unit(folder, result, read_csv(folder / "predictions.csv", result["kind"]), curve)
+    except (OSError, KeyError, ValueError, TypeError) as error:
+        raise RunError(f"damaged: {error}", where=folder, way_out="delete the unit and finetune again") from error
+
+
+def _read_curve(file: Path) -> dict[str, np.ndarray]:
+    with file.open(newline="") as lines:
+        rows = list(csv.DictReader(lines))
+    names = ("step", "loss", "validation")
+    return {name: np.array([float(row.get(name) or "nan") for row in rows]) for name in names}
+
+
+def _read_json(file: Path) -> Any:
+    try:
+        return json.loads(file.read_text())
+    except (OSError, ValueError) as error:
+        what = f"missing or damaged ({error})"
+        raise RunError(what, where=file, way_out="finetune again with resume=auto") from error

@@ -1,0 +1,160 @@
+import csv
+import io
+import math
+
+import numpy as np
+import pytest
+from run_maker import RunMaker
+
+from fomo_ssl.core.errors import RunError
+from fomo_ssl.downstream.scores import differences, intervals
+from fomo_ssl.downstream.statistics import Interval
+from fomo_ssl.report import results
+from fomo_ssl.report.html import number
+from fomo_ssl.report.runs import find_runs, read_run
+
+
+def test_units_are_read_and_the_unfinished_counted(make_run: RunMaker) -> None:
+    path = make_run("tumour", "segmentation", skip=["shots5_seed1_scratch"])
+    run = read_run(path)
+    assert (len(run.units), run.unfinished, run.folds) == (7, 1, 0)
+    curve = run.units[0].curve
+    assert len(curve["loss"]) == 100
+    assert np.isfinite(curve["validation"]).sum() == 5
+
+
+def test_scores_are_those_of_downstream(make_run: RunMaker) -> None:
+    runs = [read_run(make_run("infarct", "classification", shots=(4,), seeds=3))]
+    found = results.settings(runs)
+    arm, twin = found[0].arms
+    table = results.rows(found)
+    row = next(r for r in table if r.arm is arm)
+    assert row.score == intervals(arm.seeds)["auroc"]
+    assert row.difference == differences(arm.seeds, twin.seeds)["auroc"]
+    assert [r.difference for r in table if r.arm is twin] == [None]
+
+
+def test_the_difference_is_on_the_seeds_that_both_finished(make_run: RunMaker) -> None:
+    path = make_run("age", "regression", shots=(5,), seeds=3, skip=["shots5_seed1_scratch"])
+    found = results.settings([read_run(path)])
+    arm, twin = found[0].arms
+    assert (list(arm.tables), list(twin.tables)) == ([0, 1, 2], [0, 2])
+    row = next(r for r in results.rows(found) if r.metric == "mae")
+    assert row.difference == differences([arm.tables[0], arm.tables[2]], twin.seeds)["mae"]
+
+
+def test_folds_are_joined_and_incomplete_seeds_left_out(make_run: RunMaker) -> None:
+    path = make_run("age", "regression", folds=4, seeds=2, skip=["fold2_seed1_pretrained"], datasets=("A", "B"))
+    found = results.settings([read_run(path)])
+    assert [s.label for s in found] == ["4-fold cross-validation"]
+    arm, twin = found[0].arms
+    assert (list(arm.tables), list(twin.tables)) == ([0], [0, 1])
+    assert len(arm.tables[0]) == 16
+    assert len(set(arm.tables[0].cases)) == 16
+    rows = results.rows(found)
+    assert {row.dataset for row in rows} == {"all", "A", "B"}
+    assert {row.score.n for row in rows if row.dataset == "A"} == {8}
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "metric", "words"),
+    [
+        (0.01, 0.2, "dice", "better"),
+        (-0.2, -0.01, "dice", "worse"),
+        (-0.1, 0.1, "dice", "no clear difference"),
+        (0.0, 0.1, "dice", "no clear difference"),
+        (-3.0, -1.0, "mae", "better"),
+        (1.0, 3.0, "mae", "worse"),
+        (math.nan, math.nan, "pearson", "no clear difference"),
+    ],
+)
+def test_verdicts_follow_the_interval_and_the_direction_of_the_metric(
+    low: float, high: float, metric: str, words: str
+) -> None:
+    assert results.verdict(Interval((low + high) / 2, low, high, 20), metric) == words
+
+
+def test_ranking_is_the_mean_of_ranks_per_metric_with_ties_and_gaps(make_run: RunMaker) -> None:
+    runs = [
+        read_run(make_run("a_seg", "segmentation", shots=(5,), task="seg", bundle="one/bundle", pictures=False)),
+        read_run(
+            make_run("b_seg", "segmentation", shots=(5,), task="seg", bundle="two/bundle", quality={"pretrained": 0.7})
+        ),
+        read_run(make_run("a_age", "regression", shots=(5,), task="age", bundle="one/bundle")),
+    ]
+    found = results.settings(runs)
+    table = results.rows(found)
+    ranked = results.ranking(found, table)
+    assert [method for method, _, _ in ranked] == ["pretrained one", "scratch", "pretrained two"]
+    assert dict(ranked[2][2]) == {"age, 5 shots": 3.0, "seg, 5 shots": 2.0}
+    # Plain reference for one setting and metric.
+    scores = {r.arm.method: r.score.value for r in table if r.setting.task == "seg" and r.metric == "dice"}
+    assert sorted(scores, key=lambda name: -scores[name]) == ["pretrained one", "pretrained two", "scratch"]
+
+
+def test_methods_are_told_apart_by_what_differs(make_run: RunMaker) -> None:
+    one = read_run(make_run("r1", "segmentation", task="t", pictures=False, bundle="x_mae/bundle", shots=(1,)))
+    two = read_run(
+        make_run(
+            "r2", "segmentation", task="t", pictures=False, bundle="y_contrast/bundle", encoder="vit_t_p8", shots=(1,)
+        )
+    )
+    names = results.method_names([one, two])
+    assert set(names.values()) == {"pretrained x_mae", "pretrained y_contrast", "scratch unet_t", "scratch vit_t_p8"}
+    assert set(results.method_names([one]).values()) == {"pretrained", "scratch"}
+    again = read_run(make_run("r3", "segmentation", task="t", pictures=False, bundle="x_mae/bundle", shots=(1,)))
+    assert len(set(results.method_names([one, again]).values())) == 4
+
+
+def test_runs_with_other_test_cases_are_not_compared(make_run: RunMaker) -> None:
+    one = read_run(make_run("r1", "segmentation", task="t", pictures=False, shots=(1,)))
+    two = make_run("r2", "segmentation", task="t", pictures=False, shots=(1,))
+    for file in two.glob("units/*/predictions.csv"):
+        file.write_text("\n".join(file.read_text().splitlines()[:-1]))
+    found = results.settings([one, read_run(two)])
+    assert [len(setting.arms) for setting in found] == [2, 2]
+
+
+def test_csv_has_a_line_a_task_shots_init_and_metric(make_run: RunMaker) -> None:
+    runs = [
+        read_run(make_run("tumour", "segmentation", pictures=False)),
+        read_run(make_run("age", "regression", folds=4)),
+    ]
+    table = results.rows(results.settings(runs))
+    lines = list(csv.DictReader(io.StringIO(results.to_csv(table))))
+    assert len(lines) == 2 * 2 * 2 + 2 * 2
+    keys = {(line["task"], line["training"], line["init"], line["metric"]) for line in lines}
+    assert len(keys) == len(lines)
+    first = next(x for x in lines if x["task"] == "tumour" and x["init"] == "pretrained" and x["shots"] == "5")
+    assert float(first["low"]) <= float(first["mean"]) <= float(first["high"])
+    assert (first["subjects"], first["seeds"], first["verdict"]) == ("16", "2", "better")
+    assert {line["difference"] for line in lines if line["init"] == "scratch"} == {""}
+
+
+def test_nothing_to_evaluate_is_an_error(make_run: RunMaker) -> None:
+    root = make_run.root
+    (root / "pretraining").mkdir(parents=True)
+    with pytest.raises(RunError, match="nothing matches"):
+        find_runs([str(root / "no_*")])
+    with pytest.raises(RunError, match="none of 1 matches is a finetuning run"):
+        find_runs([str(root / "*")])
+    everything = [f"shots{k}_seed{s}_{i}" for k in (1, 5) for s in (0, 1) for i in ("pretrained", "scratch")]
+    make_run("waiting", "segmentation", skip=everything)
+    with pytest.raises(RunError, match="none of 8 units is finished"):
+        find_runs([str(root / "*")])
+
+
+def test_a_damaged_unit_is_named(make_run: RunMaker) -> None:
+    path = make_run("tumour", "segmentation", pictures=False)
+    file = path / "units" / "shots1_seed0_scratch" / "result.json"
+    file.write_text(file.read_text()[:50])
+    with pytest.raises(RunError, match="shots1_seed0_scratch"):
+        read_run(path)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0.8451, "0.845"), (-0.05, "−0.050"), (8.736, "8.74"), (21.44, "21.4"), (150.2, "150.2"), (math.nan, "–")],
+)
+def test_numbers_have_three_digits(value: float, text: str) -> None:
+    assert number(value) == text
