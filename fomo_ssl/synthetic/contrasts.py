@@ -64,7 +64,7 @@ class Protocol:
     flair_ti: float = 2500.0
     flair_te: float = 120.0
     dwi_te: float = 80.0
-    swi_te: float = 20.0
+    swi_te: float = 24.0
 
 
 SEQUENCE_NAMES = ("t1", "t1c", "t2", "flair", "dwi_b0", "dwi_b1000", "swi")

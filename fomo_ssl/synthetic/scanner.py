@@ -56,7 +56,7 @@ NORTH = Site(
 )
 SOUTH = Site(
     name="south",
-    protocol=Protocol(t1_ti=1000.0, t2_te=85.0, flair_te=105.0, flair_ti=2400.0, dwi_te=90.0, swi_te=24.0),
+    protocol=Protocol(t1_ti=1000.0, t2_te=85.0, flair_te=105.0, flair_ti=2400.0, dwi_te=90.0, swi_te=28.0),
     gain=1150.0,
     noise=MappingProxyType({"": 0.045, "dwi": 0.075}),
     bias=0.14,

@@ -130,7 +130,7 @@ def _head(grid: Grid, depth: Float32[np.ndarray, "x y z"]) -> Float32[np.ndarray
     soft = np.maximum(face, neck) * beyond
     rest = 1.0 - np.clip(cavity + bone, 0.0, 1.0)
     strands = ramp(_strands(x, y, z), 0.8)
-    fat = np.maximum(fat * (1 - temporalis), soft * strands * 0.8 + _rim(soft) * 0.6)
+    fat = np.clip(np.maximum(fat * (1 - temporalis), soft * strands * 0.8 + _rim(soft) * 0.6), 0.0, 1.0)
     muscle = np.maximum(np.maximum(skin * 0.7, temporalis), soft * (1 - strands))
     muscle, fat, eye = _orbits(part, muscle, fat)
     air = _airways(part)

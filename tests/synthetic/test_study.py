@@ -10,7 +10,7 @@ from fomo_ssl.imaging.nifti import read
 from fomo_ssl.imaging.orientation import orientation
 from fomo_ssl.synthetic import StudySpec, generate_corpus, generate_task
 
-SPEC = StudySpec(subjects=6, cases=4, spacing_mm=5.0, seed=7)
+SPEC = StudySpec(subjects=6, cases=4, spacing_mm=6.0, seed=7)
 
 
 def digests(root: Path) -> dict[str, str]:
@@ -76,7 +76,7 @@ def test_the_second_site_differs_in_grid_and_orientation(corpus: Path) -> None:
     rows = table(corpus / "mri_info.tsv")
     assert {r["orientation"] for r in rows} == {"LAS", "PSR"}
     thick = {r["spacing_mm"] for r in rows if r["orientation"] == "PSR"}
-    assert thick >= {"5x6.25x5", "5x10x5"}
+    assert thick >= {"6x7.5x6", "6x12x6"}
 
 
 def test_task_folders_have_images_labels_and_a_description(tasks: dict[str, Path]) -> None:
