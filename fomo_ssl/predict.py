@@ -114,14 +114,15 @@ def predict(model: "TaskModel", files: Mapping[str, Path], output: Path) -> None
 @entry
 def main(arguments: Sequence[str] | None = None) -> None:
     """Ask the bundle for its sequences, read the command line with them, check, predict."""
-    from fomo_ssl.bundle import load_config
-
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     first.add_argument("--bundle", type=Path)
     bundle = first.parse_known_args(arguments)[0].bundle
     if bundle is None:
         parser().parse_args(arguments)
         raise ConfigError("no --bundle", way_out="give the folder of a finetuned model")
+
+    from fomo_ssl.bundle import load_config
+
     channels = tuple((load_config(bundle).task or {}).get("sequences", ()))
     options = parser(channels).parse_args(arguments)
 

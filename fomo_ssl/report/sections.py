@@ -22,6 +22,9 @@ LABELS = {
     "mae": "mean absolute error",
     "pearson": "Pearson r",
 }
+PICTURED = 3
+"""Worst cases and best cases shown of a task."""
+
 _AXES = LABELS | {"mae": "MAE"}
 _POINTS = 60
 """Points of a loss curve: the mean of each piece of the training, since single steps are noise."""
@@ -168,15 +171,13 @@ def _agreement(setting: Setting, colours: Mapping[str, str]) -> str:
 
 
 def _cases(setting: Setting) -> tuple[list[CasePicture], int]:
-    """The worst and the best cases of the first arm's first unit, and how many could not be drawn."""
+    """The worst and the best cases of the first arm's first seed, and how many could not be drawn."""
     if setting.kind != "segmentation":
         return [], 0
-    arm = setting.arms[0]
-    unit = min(arm.units, key=lambda u: (u.result["seed"], u.result["fold"] or 0))
+    arm, drawn, lost = setting.arms[0], list[CasePicture](), 0
     twin = setting.twin(arm)
-    drawn, lost = [], 0
-    for rank in ("worst", "best"):
-        for entry in unit.result["pictures"].get(rank, ()):
+    for rank, entries in pictured(arm).items():
+        for unit, entry in entries:
             address = _draw(unit.folder, entry)
             if address is None:
                 lost += 1
@@ -184,6 +185,17 @@ def _cases(setting: Setting) -> tuple[list[CasePicture], int]:
             other = None if twin is None else _dice_in(twin, unit, entry["case"])
             drawn.append(CasePicture(rank, entry["case"], arm.method, entry["dice"], other, address))
     return drawn, lost
+
+
+def pictured(arm: Arm) -> dict[str, list[tuple[Unit, Mapping[str, Any]]]]:
+    """The worst and the best cases of an arm's first seed; each fold kept masks of its own, the extremes are shown."""
+    first = min(unit.result["seed"] for unit in arm.units)
+    units = [unit for unit in arm.units if unit.result["seed"] == first]
+    found = {}
+    for rank, sign in (("worst", 1), ("best", -1)):
+        entries = [(unit, entry) for unit in units for entry in unit.result["pictures"].get(rank, ())]
+        found[rank] = sorted(entries, key=lambda pair: sign * pair[1]["dice"])[:PICTURED]
+    return found
 
 
 def _draw(folder: Path, entry: Mapping[str, Any]) -> str | None:
