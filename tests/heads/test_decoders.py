@@ -87,13 +87,14 @@ def test_token_decoder_puts_tokens_in_their_place():
     tokens, keep, grid = torch.randn(2, 3, 48), torch.tensor([[7, 0, 3], [11, 2, 5]]), (2, 3, 2)
     fast = decoder(tokens, keep, grid)
     assert fast.shape == (2, 12, 64)
-    torch.testing.assert_close(fast, plain_token_decoder(decoder, tokens, keep, grid), atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(fast, plain_token_decoder(decoder, tokens, keep, grid), atol=1e-5, rtol=1e-4)
     # The order in which visible tokens come does not matter.
     order = torch.tensor([2, 0, 1])
-    torch.testing.assert_close(decoder(tokens[:, order], keep[:, order], grid), fast)
+    torch.testing.assert_close(decoder(tokens[:, order], keep[:, order], grid), fast, atol=1e-5, rtol=1e-4)
 
 
 def test_token_decoder_learns_under_autocast():
+    torch.manual_seed(0)
     decoder = TokenDecoder(48, 64)
     tokens, keep = torch.randn(2, 3, 48, requires_grad=True), torch.tensor([[7, 0, 3], [1, 2, 5]])
     with torch.autocast("cpu", torch.bfloat16):
@@ -103,6 +104,7 @@ def test_token_decoder_learns_under_autocast():
 
 
 def test_hidden_positions_are_told_apart():
+    torch.manual_seed(0)
     decoder = TokenDecoder(48, 64)
     out = decoder(torch.randn(1, 1, 48), torch.tensor([[0]]), (3, 1, 1))
     assert not torch.allclose(out[:, 1], out[:, 2])

@@ -42,4 +42,4 @@ def test_the_scale_of_an_embedding_does_not_matter():
 def test_projected_samples_do_not_see_each_other():
     projector, x = Projector(12, 24, 8), torch.randn(5, 12)
     assert projector(x).shape == (5, 8)
-    torch.testing.assert_close(projector(x)[:1], projector(x[:1]))
+    torch.testing.assert_close(projector(x)[:1], projector(x[:1]), atol=1e-5, rtol=1e-4)
