@@ -7,10 +7,10 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from fomo_ssl.core.convolution import SLOPE, ConvNorm, init_convolution
 from fomo_ssl.encoders.base import Encoder, register_encoder
 from fomo_ssl.encoders.presets import RESENC
 from fomo_ssl.encoders.pyramid import halving_info, run_stages
+from fomo_ssl.layers.convolution import SLOPE, ConvNorm, init_convolution
 
 
 class ResidualBlock(nn.Module):

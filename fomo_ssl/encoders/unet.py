@@ -6,10 +6,10 @@ from functools import partial
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from fomo_ssl.core.convolution import ConvNorm, init_convolution
 from fomo_ssl.encoders.base import Encoder, register_encoder
 from fomo_ssl.encoders.presets import UNET
 from fomo_ssl.encoders.pyramid import halving_info, run_stages
+from fomo_ssl.layers.convolution import ConvNorm, init_convolution
 
 
 class UNetEncoder(Encoder):

@@ -9,11 +9,11 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from fomo_ssl.core.tokens import all_tokens, gather_tokens, patchify, token_coordinates
-from fomo_ssl.core.transformer import Block, init_transformer, rotary_angles
 from fomo_ssl.core.types import FeatureInfo, Triple
 from fomo_ssl.encoders.base import Encoder, crop_maps, pad_to_multiple, register_encoder
 from fomo_ssl.encoders.presets import VIT
+from fomo_ssl.layers.tokens import all_tokens, gather_tokens, patchify, token_coordinates
+from fomo_ssl.layers.transformer import Block, init_transformer, rotary_angles
 
 
 class PatchEmbed(nn.Module):

@@ -7,11 +7,11 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from fomo_ssl.core.convolution import ConvNorm, init_convolution
-from fomo_ssl.core.tokens import all_tokens, patchify, token_coordinates, unpatchify
-from fomo_ssl.core.transformer import Block, init_transformer, rotary_angles
 from fomo_ssl.core.types import FeatureInfo, Triple
 from fomo_ssl.heads.ladder import ladder, step
+from fomo_ssl.layers.convolution import ConvNorm, init_convolution
+from fomo_ssl.layers.tokens import all_tokens, patchify, token_coordinates, unpatchify
+from fomo_ssl.layers.transformer import Block, init_transformer, rotary_angles
 
 __all__ = ["LightDecoder", "TokenDecoder", "UNetDecoder", "patchify", "unpatchify"]
 

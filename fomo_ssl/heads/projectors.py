@@ -3,7 +3,7 @@
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from fomo_ssl.core.transformer import init_transformer
+from fomo_ssl.layers.transformer import init_transformer
 
 
 class Projector(nn.Module):

@@ -6,9 +6,9 @@ from typing import Literal, Protocol, runtime_checkable
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from fomo_ssl.core.transformer import init_transformer
 from fomo_ssl.core.types import FeatureInfo
 from fomo_ssl.heads.decoders import UNetDecoder
+from fomo_ssl.layers.transformer import init_transformer
 
 HeadKind = Literal["segmentation", "classification", "regression"]
 

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 from fomo_ssl.core.errors import ConfigError
 from fomo_ssl.core.seeding import fold
-from fomo_ssl.core.tokens import patchify, unpatchify
 from fomo_ssl.core.types import Triple, Views, ViewSpec
 from fomo_ssl.encoders.base import Encoder, pad_to_multiple
 from fomo_ssl.heads.decoders import LightDecoder, TokenDecoder
+from fomo_ssl.layers.tokens import patchify, unpatchify
 from fomo_ssl.objectives.base import (
     Encoded,
     Mask,

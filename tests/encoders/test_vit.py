@@ -3,9 +3,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fomo_ssl.core.tokens import all_tokens, token_coordinates
-from fomo_ssl.core.transformer import rotary_angles
 from fomo_ssl.encoders import ViT, create_encoder
+from fomo_ssl.layers.tokens import all_tokens, token_coordinates
+from fomo_ssl.layers.transformer import rotary_angles
 
 TINY = {"dim": 48, "depth": 4, "heads": 2}
 

@@ -2,11 +2,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from fomo_ssl.core.tokens import all_tokens, token_coordinates
-from fomo_ssl.core.transformer import rotary_angles
 from fomo_ssl.core.types import FeatureInfo
 from fomo_ssl.encoders import Encoder, create_encoder
 from fomo_ssl.heads.decoders import LightDecoder, TokenDecoder, UNetDecoder
+from fomo_ssl.layers.tokens import all_tokens, token_coordinates
+from fomo_ssl.layers.transformer import rotary_angles
 
 ENCODERS = {
     "vit": lambda **kw: create_encoder("vit_t_p8", dim=48, depth=4, heads=2, **kw),

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from fomo_ssl.core.transformer import Attention, Block, Rotary, rotary_angles, rotate
+from fomo_ssl.layers.transformer import Attention, Block, Rotary, rotary_angles, rotate
 
 HEAD = 20  # 3 pairs an axis, 2 channels without position
 

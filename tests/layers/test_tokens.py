@@ -2,7 +2,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fomo_ssl.core.tokens import all_tokens, gather_tokens, patchify, token_coordinates, unpatchify
+from fomo_ssl.layers.tokens import all_tokens, gather_tokens, patchify, token_coordinates, unpatchify
 
 triples = st.tuples(*[st.integers(1, 4)] * 3)
 

@@ -3,7 +3,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from fomo_ssl.core.convolution import ConvNorm
+from fomo_ssl.layers.convolution import ConvNorm
 
 
 @pytest.mark.parametrize(("kernel", "stride", "act"), [(3, 1, True), (3, 2, True), (1, 1, False)])
