@@ -26,6 +26,7 @@ _STYLE: dict[str, Any] = (
         "axes.spines.top": False,
         "axes.spines.right": False,
         "axes.linewidth": 0.7,
+        "lines.linewidth": 1.2,
         "axes.titlelocation": "left",
         "figure.facecolor": "none",
         "axes.facecolor": "none",

@@ -31,7 +31,6 @@ class Panel:
     title: str
     ylabel: str
     curves: Sequence[Curve]
-    log: bool = False
 
 
 @dataclass(frozen=True)
@@ -59,8 +58,6 @@ def learning_curves(panels: Sequence[Panel], name: str) -> str:
             ax.set_title(panel.title)
             ax.set_xlabel("step")
             ax.set_ylabel(panel.ylabel)
-            if panel.log:
-                ax.set_yscale("log")
         axes.flat[0].legend()
     return draw.svg
 
@@ -85,18 +82,7 @@ def score_by_shots(
             x = [place[k] + 0.08 * (i - (len(series) - 1) / 2) for k, _ in points]
             values = np.array([interval.value for _, interval in points])
             bars = np.abs(np.array([[p.low, p.high] for _, p in points]).T - values)
-            ax.errorbar(
-                x,
-                values,
-                bars,
-                color=colours[method],
-                marker="o",
-                markersize=4,
-                linewidth=1.2,
-                elinewidth=1.0,
-                capsize=2,
-                label=method,
-            )
+            ax.errorbar(x, values, bars, label=method, color=colours[method], marker="o", markersize=4, capsize=2)
         ax.set_xticks(range(len(shots)), [str(k) for k in shots])
         ax.set_xlim(-0.4, len(shots) - 0.6)
         ax.set_xlabel("training subjects")
@@ -117,16 +103,8 @@ def scatter(panels: Sequence[Points], unit: str, name: str) -> str:
             ax.plot([low, high], [low, high], color=INK, linewidth=0.7, linestyle=(0, (4, 3)))
             for i, dataset in enumerate(datasets or [""]):
                 rows = np.array([not datasets or d == dataset for d in points.datasets or [""] * len(points.target)])
-                ax.plot(
-                    points.target[rows],
-                    points.prediction[rows],
-                    "o",
-                    color=COLOURS[i % len(COLOURS)],
-                    alpha=0.75,
-                    markersize=4,
-                    markeredgewidth=0,
-                    label=dataset or None,
-                )
+                style = {"color": COLOURS[i % len(COLOURS)], "alpha": 0.75, "markersize": 4, "markeredgewidth": 0}
+                ax.plot(points.target[rows], points.prediction[rows], "o", label=dataset or None, **style)
             ax.set(title=points.title, xlim=(low, high), ylim=(low, high), xlabel=f"true {unit}", aspect="equal")
         axes.flat[0].set_ylabel(f"predicted {unit}")
         if len(datasets) > 1:

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from fomo_ssl.core.errors import RunError
 from fomo_ssl.core.files import write_text
 from fomo_ssl.downstream.metrics import HIGHER_IS_BETTER
 from fomo_ssl.report import figures, pictures, results
@@ -25,8 +26,14 @@ def write_report(runs: Sequence[Run], output: Path) -> list[Row]:
     Args:
         runs: with at least one finished unit among them.
         output: folder, made where it is missing.
+
+    Raises:
+        RunError: there are only single folds of cross-validations.
     """
     found = results.settings(runs)
+    if not found:
+        where = ", ".join(str(run.path) for run in runs)
+        raise RunError("no seed has all its folds finished", where=where, way_out="finetune with resume=auto")
     table = results.rows(found)
     write_text(output / "results.csv", results.to_csv(table))
     write_text(output / "report.html", render(runs, found, table, time.strftime("%Y-%m-%d %H:%M")))

@@ -93,7 +93,7 @@ def settings(runs: Sequence[Run]) -> list[Setting]:
     Runs with the same test cases share a setting; those with others are kept apart.
     """
     names = method_names(runs)
-    groups: dict[tuple[str, str, float, str, tuple[str, ...]], list[Arm]] = {}
+    groups: dict[tuple[str, str, bool, int, str, tuple[str, ...]], list[Arm]] = {}
     for run in runs:
         for (shots, init), units in _arms(run).items():
             tables = _tables(units, run.folds)
@@ -101,11 +101,11 @@ def settings(runs: Sequence[Run]) -> list[Setting]:
                 continue
             first = units[0].result
             label = f"{shots} shot{'s' if shots > 1 else ''}" if shots else f"{run.folds}-fold cross-validation"
-            key = (first["task"], first["kind"], shots or np.inf, label, next(iter(tables.values())).cases)
+            key = (first["task"], first["kind"], not shots, shots, label, next(iter(tables.values())).cases)
             groups.setdefault(key, []).append(Arm(run, names[str(run.path), init], init, units, tables))
     return [
-        Setting(task, kind, 0 if np.isinf(shots) else int(shots), label, arms)
-        for (task, kind, shots, label, _), arms in sorted(groups.items(), key=lambda item: item[0])
+        Setting(task, kind, shots, label, arms)
+        for (task, kind, _, shots, label, _), arms in sorted(groups.items(), key=lambda item: item[0])
     ]
 
 

@@ -4,6 +4,7 @@ from html.parser import HTMLParser
 import pytest
 from run_maker import RunMaker, few_resamples
 
+from fomo_ssl.core.errors import RunError
 from fomo_ssl.report import results
 from fomo_ssl.report.html import render, write_report
 from fomo_ssl.report.runs import Run, read_run
@@ -102,3 +103,11 @@ def test_files_are_written(make_run: RunMaker) -> None:
     rows = write_report(runs, make_run.root / "out")
     assert len((make_run.root / "out" / "results.csv").read_text().splitlines()) == len(rows) + 1
     assert (make_run.root / "out" / "report.html").read_text().startswith("<!doctype html>")
+
+
+def test_single_folds_are_no_result(make_run: RunMaker) -> None:
+    missing = [f"fold1_seed0_{init}" for init in ("pretrained", "scratch")]
+    run = read_run(make_run("x", "regression", folds=4, seeds=1, skip=missing))
+    with pytest.raises(RunError, match="no seed has all its folds"):
+        write_report([run], make_run.root / "out")
+    assert not (make_run.root / "out").exists()
