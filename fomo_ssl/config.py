@@ -2,6 +2,7 @@
 
 import difflib
 import functools
+import math
 import os
 import re
 import sys
@@ -65,6 +66,7 @@ def hydra_main(
                 print(help_text(config_name, sys.modules[main.__module__].__doc__ or ""))
                 return
             sweep = _sweep_folder(argv) if {"--multirun", "-m"} & set(argv) else None
+            _refuse_sections(argv, config_name)
             failures = _run(main, config_name, argv, sweep)
             try:
                 if sweep is not None and after_sweep is not None:
@@ -125,10 +127,12 @@ def _run(main: Main, config_name: str, argv: list[str], sweep: Path | None) -> l
             if sweep is not None:
                 print(f"fomo_ssl: a run of the sweep failed: {failures[-1]}", file=sys.stderr)
 
+    values = [a for a in argv if "=" in a and not a.startswith("-")]
+    flags = [a for a in argv if a not in values]  # first, because Hydra's parser takes values in one piece only
     if sweep is not None:
-        argv = [f"hydra.sweep.dir={sweep}", *(a for a in argv if not a.startswith("run="))]
+        values = [f"hydra.sweep.dir={sweep}", *(a for a in values if not a.startswith("run="))]
     saved = sys.argv, os.environ.get("HYDRA_FULL_ERROR")
-    sys.argv = [config_name, *_QUIET, *argv]
+    sys.argv = [config_name, *flags, *_QUIET, *values]
     os.environ["HYDRA_FULL_ERROR"] = "1"  # raise errors here instead of printing them and leaving with code 1
     try:
         hydra.main(config_path=str(conf_dir()), config_name=config_name, version_base="1.3")(task)()
@@ -139,6 +143,14 @@ def _run(main: Main, config_name: str, argv: list[str], sweep: Path | None) -> l
         if saved[1] is None:
             del os.environ["HYDRA_FULL_ERROR"]
     return failures
+
+
+def _refuse_sections(argv: Sequence[str], config_name: str) -> None:
+    """Stop at `budget=3` where `budget.samples=3` is meant; Hydra would put a number in the place of the section."""
+    for key, value in _root(config_name).items():
+        if isinstance(value, dict) and any(a.startswith(f"{key}=") for a in argv):
+            inner = ", ".join(f"{key}.{name}" for name in value)
+            raise ConfigError(f"{key} is a section and takes no value", way_out=f"Give one of {inner}")
 
 
 def _sweep_folder(argv: Sequence[str]) -> Path:
@@ -204,12 +216,17 @@ def _leaves(config: "DictConfig", prefix: str = "") -> Iterator[str]:
 
 
 def _groups(config_name: str) -> list[str]:
+    defaults = _root(config_name).get("defaults", [])
+    named = [str(key).split()[-1] for item in defaults if isinstance(item, dict) for key in item]
+    return [name for name in named if not name.startswith("hydra")]
+
+
+def _root(config_name: str) -> dict[Any, Any]:
+    """A root YAML file as it is, without its groups."""
     from omegaconf import OmegaConf
 
     loaded = OmegaConf.to_container(OmegaConf.load(conf_dir() / f"{config_name}.yaml"))
-    defaults = loaded.get("defaults", []) if isinstance(loaded, dict) else []
-    named = [str(key).split()[-1] for item in defaults if isinstance(item, dict) for key in item]
-    return [name for name in named if not name.startswith("hydra")]
+    return loaded if isinstance(loaded, dict) else {}
 
 
 def _options(group: str) -> list[str]:
@@ -226,6 +243,17 @@ def integer(value: Any, key: str, minimum: int = 1) -> int:
     if not whole or value < minimum:
         raise ConfigError(f"{key}={value} is no whole number of at least {minimum}", way_out=f"Give {key}={minimum}")
     return int(value)
+
+
+def number(value: Any, key: str, minimum: float = 0.0) -> float:
+    """A finite number.
+
+    Raises:
+        ConfigError: no number, or below `minimum`.
+    """
+    if not isinstance(value, int | float) or isinstance(value, bool) or not minimum <= value < math.inf:
+        raise ConfigError(f"{key}={value} is no number of at least {minimum:g}", way_out=f"Give {key}={minimum:g}")
+    return float(value)
 
 
 def triple(value: Any, key: str) -> tuple[int, int, int]:

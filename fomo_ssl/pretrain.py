@@ -5,16 +5,21 @@ python -m fomo_ssl.pretrain store=PATH run=PATH --multirun +sweep=size_x_length
 """
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from fomo_ssl.config import choice, hydra_main, integer, triple
+from fomo_ssl.config import choice, hydra_main, integer, number, triple
+from fomo_ssl.core.errors import ConfigError
 
 if TYPE_CHECKING:
     from fomo_ssl.data.augment import Augmenter
     from fomo_ssl.objectives.base import Objective
+    from fomo_ssl.training.optim import OptimConfig
     from fomo_ssl.training.run import PretrainResult, RunConfig
+    from fomo_ssl.training.source import DataConfig
+
+_T = TypeVar("_T")
 
 
 def summarise(sweep: Path) -> None:
@@ -27,8 +32,12 @@ def summarise(sweep: Path) -> None:
 @hydra_main("pretrain", after_sweep=summarise)
 def main(config: dict[str, Any]) -> None:
     """Run one pretraining from composed values."""
+    from fomo_ssl.corpus.store import Store
+
+    Store.open(config["store"])  # a wrong path is an error at once, before Lightning's slow import
     from fomo_ssl.training.run import pretrain
 
+    resume: Any = choice(config["resume"], "resume", ("auto", "never"))
     run_config = build_run_config(config)
     objective, augment = build_objective(config, run_config.seed)
     result = pretrain(
@@ -37,7 +46,7 @@ def main(config: dict[str, Any]) -> None:
         objective=objective,
         augment=augment,
         config=run_config,
-        resume="auto" if choice(config["resume"], "resume", ("auto", "never")) == "auto" else "never",
+        resume=resume,
         recipe={"objective": config["objective"], "augment": config["augment"]},
     )
     print(describe(result))
@@ -51,7 +60,11 @@ def default_run(config: Mapping[str, Any]) -> str:
 
 
 def build_objective(config: Mapping[str, Any], seed: int) -> "tuple[Objective, Augmenter]":
-    """The objective around its new encoder, with seeded weights, and the augmentation."""
+    """The objective around its new encoder, with seeded weights, and the augmentation.
+
+    Raises:
+        ConfigError: one of them refuses its settings.
+    """
     from fomo_ssl.data.augment import Augmenter
     from fomo_ssl.encoders import create_encoder
     from fomo_ssl.objectives import create_objective
@@ -59,9 +72,16 @@ def build_objective(config: Mapping[str, Any], seed: int) -> "tuple[Objective, A
 
     seed_everything(seed)
     encoder_args, objective_args = dict(config["encoder"]), dict(config["objective"])
-    encoder = create_encoder(encoder_args.pop("name"), **encoder_args)
-    objective = create_objective(objective_args.pop("name"), encoder, **objective_args)
-    return objective, Augmenter(**config["augment"])
+    encoder = _built("encoder", create_encoder, encoder_args.pop("name"), **encoder_args)
+    objective = _built("objective", create_objective, objective_args.pop("name"), encoder, **objective_args)
+    return objective, _built("augment", Augmenter, **config["augment"])
+
+
+def _built(group: str, builder: Callable[..., _T], *args: Any, **kwargs: Any) -> _T:
+    try:
+        return builder(*args, **kwargs)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"{group} refuses its settings: {error}", way_out=f"See conf/{group}") from error
 
 
 def build_run_config(config: Mapping[str, Any]) -> "RunConfig":
@@ -70,28 +90,16 @@ def build_run_config(config: Mapping[str, Any]) -> "RunConfig":
     Raises:
         ConfigError: a value of the wrong kind.
     """
-    from fomo_ssl.training.optim import OptimConfig
     from fomo_ssl.training.run import RunConfig
-    from fomo_ssl.training.source import DataConfig
 
-    optim, data, logger = dict(config["optim"]), dict(config["data"]), dict(config["logger"])
-    schedule: Literal["cosine", "constant"] = (
-        "cosine" if choice(optim["schedule"], "optim.schedule", ("cosine", "constant")) == "cosine" else "constant"
-    )
-    sequences = data["sequences"]
+    logger = dict(config["logger"])
     return RunConfig(
         samples=integer(config["budget"]["samples"], "budget.samples"),
         batch_size=integer(config["batch_size"], "batch_size"),
         crop=triple(config["crop"], "crop"),
         seed=integer(config["seed"], "seed", 0),
-        optim=OptimConfig(**{**optim, "betas": tuple(optim["betas"]), "schedule": schedule}),
-        data=DataConfig(
-            **{
-                **data,
-                "sequences": None if sequences is None else tuple(sequences),
-                "workers": integer(data["workers"], "data.workers", 0),
-            }
-        ),
+        optim=build_optim(config["optim"]),
+        data=build_data(config["data"]),
         precision=str(config["precision"]),
         checkpoint_every=integer(config["checkpoint_every"], "checkpoint_every"),
         preview_every=integer(config["preview_every"], "preview_every"),
@@ -99,6 +107,35 @@ def build_run_config(config: Mapping[str, Any]) -> "RunConfig":
         trainer=dict(config["trainer"]),
         wandb=logger if logger.pop("name") == "wandb" else None,
     )
+
+
+def build_optim(values: Mapping[str, Any]) -> "OptimConfig":
+    """The group `optim`."""
+    from fomo_ssl.training.optim import OptimConfig
+
+    first, second = values["betas"]
+    named = {name: number(values[name], f"optim.{name}") for name in values if name not in ("betas", "schedule")}
+    schedule: Any = choice(values["schedule"], "optim.schedule", ("cosine", "constant"))
+    return OptimConfig(betas=(float(first), float(second)), schedule=schedule, **named)
+
+
+def build_data(values: Mapping[str, Any]) -> "DataConfig":
+    """The group `data`."""
+    from fomo_ssl.training.source import DataConfig
+
+    sequences = values["sequences"]
+    held_out = values["held_out"]
+    return DataConfig(
+        held_out=held_out if isinstance(held_out, int) else number(held_out, "data.held_out"),
+        sequences=None if sequences is None else tuple(sequences),
+        dataset_weights=_weights(values, "dataset_weights"),
+        sequence_weights=_weights(values, "sequence_weights"),
+        workers=integer(values["workers"], "data.workers", 0),
+    )
+
+
+def _weights(values: Mapping[str, Any], key: str) -> dict[str, float]:
+    return {name: number(weight, f"data.{key}.{name}") for name, weight in values[key].items()}
 
 
 def describe(result: "PretrainResult") -> str:

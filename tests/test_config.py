@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from fomo_ssl import config as config_module
-from fomo_ssl.config import choice, compose, conf_dir, hydra_main, integer, triple
+from fomo_ssl.config import choice, compose, conf_dir, hydra_main, integer, number, triple
 from fomo_ssl.core.errors import ConfigError
 
 ROOT = """# What tool does.
@@ -85,6 +85,12 @@ def test_misspelt_group(conf: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "unknown key 'sice'. Did you mean size?" in one_line(capsys, "store=a", "sice=large")
 
 
+def test_a_section_takes_no_value(conf: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "budget is a section and takes no value. Give one of budget.samples" in one_line(
+        capsys, "store=a", "budget=3"
+    )
+
+
 def test_unknown_option(conf: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "unknown size 'larg'. Did you mean large?" in one_line(capsys, "store=a", "size=larg")
     assert "Known: large, small" in one_line(capsys, "store=a", "size=zzz")
@@ -117,7 +123,7 @@ def test_help_names_groups_keys_and_comments(conf: Path, capsys: pytest.CaptureF
 
 def test_sweep(conf: Path) -> None:
     tables: list[Path] = []
-    seen = run("store=a", "run=sweep", "size=small,large", "--multirun", after_sweep=tables.append)
+    seen = run("store=a", "run=sweep", "--multirun", "size=small,large", after_sweep=tables.append)
     runs = [Path(config["run"]) for config in seen]
     assert [(config["size"]["name"], path.name) for config, path in zip(seen, runs, strict=True)] == [
         ("small", "0_small"),
@@ -161,6 +167,14 @@ def test_integer(value: float, expected: int) -> None:
 def test_no_integer(value: object) -> None:
     with pytest.raises(ConfigError, match="k="):
         integer(value, "k")
+
+
+def test_number() -> None:
+    assert number(1, "k") == 1.0
+    assert type(number(1, "k")) is float
+    for bad in (-0.1, "1", None, True, float("nan"), float("inf")):
+        with pytest.raises(ConfigError, match="k="):
+            number(bad, "k")
 
 
 def test_triple() -> None:

@@ -44,7 +44,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         _sync_tree(temporary)
         if path.exists():
             # A folder cannot be renamed onto a full one: the old one steps aside first.
-            old = _beside(path).with_suffix(".old")
+            old = temporary.with_name(f"{temporary.name}-old")
             path.rename(old)
             temporary.rename(path)
             shutil.rmtree(old)

@@ -5,7 +5,6 @@ seen and the digest of the run's recipe. It is read without unpickling code.
 """
 
 import random
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -38,8 +37,8 @@ class AtomicCheckpointIO(CheckpointIO):
             with atomic_file(path) as file:
                 torch.save(checkpoint, file)
         except (OSError, RuntimeError) as error:
-            # torch's zip writer turns a failed write into a RuntimeError and may lose the cause.
-            if not is_disk_full(error) and (isinstance(error, OSError) or shutil.disk_usage(path.parent).free > 2**20):
+            # torch's zip writer may raise an error of its own over the one of the file.
+            if not is_disk_full(error):
                 raise
             whole = checkpoint_files(path.parent)
             kept = f"{whole[0].name} is whole" if whole else "there is no earlier checkpoint"

@@ -54,7 +54,7 @@ class PretrainModule(L.LightningModule):
         """
         self._batch = batch
         output = self.objective(self.augment(batch), self.global_step)
-        self._check(output.loss, "loss")
+        self._check(output.loss.detach(), "loss")
         self.metrics = {
             "loss": output.loss.detach(),
             **{name: value.detach() for name, value in (output.terms | output.health).items()},
@@ -66,7 +66,7 @@ class PretrainModule(L.LightningModule):
         """Clip by the norm over all parameters, which is logged and must be finite before it moves the weights."""
         limit = self.optim.clip if self.optim.clip > 0 else torch.inf
         norm = nn.utils.clip_grad_norm_(self.objective.parameters(), limit)
-        self._check(norm, "gradient")
+        self._check(norm.detach(), "gradient")
         self.metrics["grad_norm"] = norm.detach()
         self.metrics["lr"] = torch.tensor(optimizer.param_groups[0]["lr"])
 

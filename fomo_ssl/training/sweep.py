@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ COLUMNS = (
     "samples",
     "samples_per_second",
     "loss",
+    "target",
     "metric",
     "value",
     "low",
@@ -63,24 +65,27 @@ def collect(sweep: Path) -> list[dict[str, Any]]:
                 "samples": record["samples"],
                 "samples_per_second": round(record["samples_per_second"], 2),
                 "loss": round(record["loss_last"], 5),
-                **{key: found.get(key, "") for key in ("metric", "value", "low", "high")},
+                **{key: found.get(key, "") for key in ("target", "metric", "value", "low", "high")},
             }
         )
     return sorted(rows, key=lambda row: (row["objective"], row["parameters"], row["samples"]))
 
 
 def _print(rows: Sequence[dict[str, Any]], sweep: Path) -> None:
+    from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
 
-    measured = next((row["metric"] for row in rows if row["metric"]), "")
-    table = Table(title=str(sweep))
+    measured = next((row for row in rows if row["metric"]), None)
+    caption = "downstream not measured: probe.enabled=true does"
+    if measured is not None:
+        caption = f"downstream: {measured['metric']} of {measured['target']} from the frozen embedding, 95 % interval"
+    table = Table(title=str(sweep), caption=caption, box=SIMPLE_HEAD)
     for title in ("objective", "encoder"):
         table.add_column(title)
-    for title in ("parameters", "samples", "samples/s", "loss", f"downstream {measured}".strip()):
+    for title in ("parameters", "samples", "samples/s", "loss", "downstream"):
         table.add_column(title, justify="right")
     for row in rows:
-        downstream = f"{row['value']:.3f} ({row['low']:.3f} to {row['high']:.3f})" if row["metric"] else "not measured"
         table.add_row(
             row["objective"],
             row["encoder"],
@@ -88,9 +93,10 @@ def _print(rows: Sequence[dict[str, Any]], sweep: Path) -> None:
             f"{row['samples']:,}",
             f"{row['samples_per_second']:.1f}",
             f"{row['loss']:.4f}",
-            downstream,
+            f"{row['value']:.3f} [{row['low']:.3f}, {row['high']:.3f}]" if row["metric"] else "-",
         )
-    Console().print(table)
+    # A log file has no width of its own; the 80 columns that rich takes would break the numbers.
+    Console(width=None if sys.stdout.isatty() else 100).print(table)
 
 
 def _draw(rows: Sequence[dict[str, Any]], path: Path) -> None:
@@ -98,7 +104,9 @@ def _draw(rows: Sequence[dict[str, Any]], path: Path) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    shown = [("loss", "training loss")] + ([("value", rows[0]["metric"])] if all(row["metric"] for row in rows) else [])
+    shown = [("loss", "training loss")] + (
+        [("value", f"{rows[0]['metric']} of {rows[0]['target']}")] if all(row["metric"] for row in rows) else []
+    )
     figure = Figure(figsize=(4.5 * len(shown), 3.2), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(1, len(shown), squeeze=False)[0]
@@ -107,5 +115,8 @@ def _draw(rows: Sequence[dict[str, Any]], path: Path) -> None:
             line = [row for row in rows if (row["objective"], row["encoder"]) == name]
             ax.plot([row["samples"] for row in line], [row[key] for row in line], marker="o", label=" ".join(name))
         ax.set(xlabel="samples", ylabel=title, xscale="log")
+        budgets = sorted({row["samples"] for row in rows})
+        ax.set_xticks(budgets, [f"{n:,}" for n in budgets])
+        ax.minorticks_off()
     axes[0].legend(fontsize=8)
     figure.savefig(path, dpi=110)

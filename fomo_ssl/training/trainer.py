@@ -103,6 +103,8 @@ def quiet() -> Iterator[None]:
             warnings.filterwarnings("ignore", message=".*does not have many workers.*")
             # A GPU may be there and not be wanted.
             warnings.filterwarnings("ignore", message="GPU available but not used.*")
+            # Lightning 2.6 with torch 2.14.
+            warnings.filterwarnings("ignore", message=".*LeafSpec.*is deprecated")
             yield
     finally:
         for logger, level in zip(chatty, levels, strict=True):

@@ -1,0 +1,39 @@
+from pathlib import Path
+
+from fomo_ssl.training.loggers import MetricsFile, read_metrics
+
+
+def test_rows_are_there_at_once(tmp_path: Path) -> None:
+    log = MetricsFile(tmp_path / "metrics.csv")
+    log.log_metrics({"loss": 1.5, "lr": 1e-3}, step=4)
+    assert (tmp_path / "metrics.csv").read_text() == "samples,loss,lr\n4,1.5,0.001\n"
+    log.log_metrics({"loss": 1.25}, step=8)
+    assert read_metrics(tmp_path / "metrics.csv") == [
+        {"samples": 4.0, "loss": 1.5, "lr": 1e-3},
+        {"samples": 8.0, "loss": 1.25},
+    ]
+
+
+def test_a_new_metric_adds_a_column(tmp_path: Path) -> None:
+    log = MetricsFile(tmp_path / "metrics.csv")
+    log.log_metrics({"loss": 2.0}, step=1)
+    log.log_metrics({"held_out/loss": 3.0}, step=1)
+    log.log_metrics({"loss": 1.0}, step=2)
+    assert (tmp_path / "metrics.csv").read_text() == "samples,loss,held_out/loss\n1,2,\n1,,3\n2,1,\n"
+
+
+def test_resuming_drops_what_was_lost(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.csv"
+    log = MetricsFile(path)
+    for step in (2, 4, 6):
+        log.log_metrics({"loss": float(step), "lr": 0.1}, step=step)
+    whole = path.read_text()
+    path.write_text(whole + "8,8.0")  # cut short by a kill
+    again = MetricsFile(path, samples_seen=4)
+    again.log_metrics({"loss": 6.0, "lr": 0.1}, step=6)
+    assert path.read_text() == whole
+
+
+def test_infinite_values_are_kept(tmp_path: Path) -> None:
+    MetricsFile(tmp_path / "m.csv").log_metrics({"loss": float("inf")}, step=1)
+    assert read_metrics(tmp_path / "m.csv") == [{"samples": 1.0, "loss": float("inf")}]

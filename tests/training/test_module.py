@@ -1,0 +1,123 @@
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from fomo_ssl.core.errors import NonFiniteLossError
+from fomo_ssl.core.types import CropBatch, Views, ViewSpec
+from fomo_ssl.encoders import create_encoder
+from fomo_ssl.objectives.base import Encoded, Objective, ObjectiveOutput
+from fomo_ssl.training.module import PretrainModule
+from fomo_ssl.training.optim import OptimConfig
+
+
+class Mean(Objective):
+    """The mean embedding, times a factor that a test sets."""
+
+    def __init__(self) -> None:
+        super().__init__(create_encoder("resenc_t", channels=(4, 8), blocks=(1, 1)), ViewSpec())
+        self.factor = 1.0
+        self.steps: list[int] = []
+
+    def score(self, encoded: list[Encoded], views: Views, step: int) -> ObjectiveOutput:
+        loss = encoded[0].embedding.mean() * self.factor
+        return ObjectiveOutput(loss, {"mean/loss": loss.detach()}, {"step": torch.tensor(float(step))})
+
+    def after_step(self, step: int) -> None:
+        self.steps.append(step)
+
+
+def batch_of(n: int) -> CropBatch:
+    return CropBatch(
+        images=[torch.zeros(n, 1, 8, 8, 8, dtype=torch.int16)],
+        scale=torch.ones(1, n),
+        offset=torch.zeros(1, n),
+        origins=torch.zeros(1, n, 3, dtype=torch.int64),
+        keys=torch.arange(n),
+        indices=torch.arange(n),
+        rows=torch.arange(n)[None],
+        spacing=torch.ones(n, 3),
+        sequences=torch.zeros(1, n, dtype=torch.int64),
+        paired=torch.ones(n, dtype=torch.bool),
+    )
+
+
+def as_views(batch: CropBatch) -> Views:
+    torch.manual_seed(0)
+    image = torch.randn(len(batch), 1, 8, 8, 8)
+    return Views([image], [image], batch.keys, batch.spacing, batch.sequences, batch.paired)
+
+
+@pytest.fixture
+def module() -> PretrainModule:
+    torch.manual_seed(0)
+    made = PretrainModule(Mean(), as_views, OptimConfig(clip=0.5), 10, lambda batch: "site/sub_1/ses_1/t1")
+    made._trainer = SimpleNamespace(global_step=3)  # all that a step asks of the trainer
+    return made
+
+
+def test_a_step_reports_loss_terms_and_health(module: PretrainModule) -> None:
+    loss = module.training_step(batch_of(2), 0)
+    assert loss.requires_grad
+    assert set(module.metrics) == {"loss", "mean/loss", "step"}
+    assert not any(value.requires_grad for value in module.metrics.values())
+    assert float(module.metrics["step"]) == 3.0
+
+
+def test_non_finite_loss_names_the_scans(module: PretrainModule) -> None:
+    module.objective.factor = float("nan")
+    with pytest.raises(NonFiniteLossError, match=r"the loss is nan after 0 samples, on site/sub_1/ses_1/t1"):
+        module.training_step(batch_of(2), 0)
+
+
+def test_non_finite_gradient_is_caught_before_it_moves_the_weights(module: PretrainModule) -> None:
+    module.training_step(batch_of(2), 0)
+    parameter = next(module.objective.parameters())
+    parameter.grad = torch.full_like(parameter, torch.inf)
+    optimizer = torch.optim.SGD(module.objective.parameters(), lr=1.0)
+    with pytest.raises(NonFiniteLossError, match="gradient"):
+        module.configure_gradient_clipping(optimizer)
+
+
+@pytest.mark.parametrize("clip", [0.5, 0.0])
+def test_gradients_are_clipped_by_their_norm(module: PretrainModule, clip: float) -> None:
+    module.optim = OptimConfig(clip=clip)
+    module.objective.factor = 1e4
+    module.training_step(batch_of(2), 0).backward()
+    parameters = [p for p in module.objective.parameters() if p.grad is not None]
+    before = torch.stack([p.grad.norm() for p in parameters]).norm()
+    module.configure_gradient_clipping(torch.optim.SGD(module.objective.parameters(), lr=0.25))
+    after = torch.stack([p.grad.norm() for p in parameters]).norm()
+    torch.testing.assert_close(after, torch.tensor(0.5) if clip else before)
+    torch.testing.assert_close(module.metrics["grad_norm"], before)
+    assert float(module.metrics["lr"]) == 0.25
+
+
+def test_samples_and_teachers_move_with_the_step(module: PretrainModule, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lightning.LightningModule.optimizer_step", lambda *args, **kwargs: None)
+    for n in (2, 3):
+        module.training_step(batch_of(n), 0)
+        module.optimizer_step()
+    assert module.samples_seen == 5
+    assert module.objective.steps == [3, 3]
+
+
+def test_the_state_goes_through_a_checkpoint(module: PretrainModule) -> None:
+    module.samples_seen = 7
+    state: dict[str, Any] = {}
+    module.on_save_checkpoint(state)
+    expected = torch.rand(3)
+    other = PretrainModule(Mean(), as_views, OptimConfig(), 10, lambda batch: "")
+    other.on_load_checkpoint(state)
+    torch.manual_seed(99)
+    other.on_train_start()
+    assert other.samples_seen == 7
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_optimizer_holds_every_trainable_parameter_once(module: PretrainModule) -> None:
+    optimizer = module.configure_optimizers()["optimizer"]
+    held = [id(p) for group in optimizer.param_groups for p in group["params"]]
+    assert sorted(held) == sorted(id(p) for p in nn.Module.parameters(module.objective) if p.requires_grad)

@@ -1,0 +1,174 @@
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import matplotlib.image
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from training_runs import file_digests, small_run
+
+from fomo_ssl.bundle import load_config, load_encoder
+from fomo_ssl.core.errors import ConfigError, RunError
+from fomo_ssl.objectives.base import Preview
+from fomo_ssl.synthetic.phantoms import phantom
+from fomo_ssl.training.callbacks.previews import draw_preview
+from fomo_ssl.training.loggers import read_metrics
+from fomo_ssl.training.record import changes, claim, digest, read_record, write_record
+from fomo_ssl.training.run import PretrainResult
+from fomo_ssl.training.trainer import check_options, choose_precision
+
+
+@pytest.fixture(scope="module")
+def finished(store: Path, tmp_path_factory: pytest.TempPathFactory) -> PretrainResult:
+    run = tmp_path_factory.mktemp("runs") / "finished"
+    return small_run(store, run, objective="hybrid", recipe={"objective": {"name": "hybrid"}})
+
+
+def test_the_run_directory(finished: PretrainResult) -> None:
+    run = finished.run
+    assert {p.name for p in run.iterdir()} == {
+        "run.json",
+        "metrics.csv",
+        "tensorboard",
+        "checkpoints",
+        "previews",
+        "bundle",
+    }
+    record = read_record(run)
+    assert record["status"] == "finished"
+    assert (record["samples"], record["scans"], record["subjects"], record["held_out_subjects"]) == (24, 8, 4, 1)
+    assert record["recipe"]["objective"] == {"name": "hybrid"}
+    assert record["recipe_digest"] == digest(record["recipe"])
+    assert {"torch", "revision", "device"} <= set(record["circumstances"])
+    assert len(list((run / "checkpoints").iterdir())) == 2
+    assert len(list((run / "previews").iterdir())) == 2
+    assert list((run / "tensorboard").glob("events*"))
+
+
+def test_the_result(finished: PretrainResult) -> None:
+    losses = [row["loss"] for row in read_metrics(finished.run / "metrics.csv") if "loss" in row]
+    assert (finished.loss_first, finished.loss_last) == (losses[0], losses[-1])
+    assert finished.samples == 24
+    assert finished.samples_per_second > 0
+
+
+def test_the_log(finished: PretrainResult) -> None:
+    rows = read_metrics(finished.run / "metrics.csv")
+    assert [row["samples"] for row in rows if "loss" in row] == [8, 16, 24]
+    assert [row["samples"] for row in rows if "held_out/loss" in row] == [12, 24]
+    assert {"lr", "grad_norm", "samples_per_second", "data_wait", "mae/loss"} <= set(rows[0])
+    assert all(np.isfinite(value) for row in rows for value in row.values())
+
+
+def test_the_bundle(finished: PretrainResult) -> None:
+    config = load_config(finished.bundle)
+    assert config.input.sequences == ("flair", "t1")
+    assert config.input.crop == (16, 16, 16)
+    assert config.training["samples"] == 24
+    embedding = load_encoder(finished.bundle).embed(phantom(1, (24, 24, 24)))
+    assert torch.isfinite(embedding).all()
+    assert finished.n_parameters == sum(p.numel() for p in load_encoder(finished.bundle).parameters())
+    kept = load_file(finished.bundle / "pretraining" / "objective.safetensors")
+    assert kept
+    assert not any(name.startswith("encoder.") for name in kept)
+
+
+def test_workers_and_log_do_not_change_the_result(store: Path, tmp_path: Path, finished: PretrainResult) -> None:
+    changed = {"workers": 1, "log_every": 5, "preview_every": 7, "checkpoint_every": 10}
+    again = small_run(store, tmp_path / "run", objective="hybrid", recipe={"objective": {"name": "hybrid"}}, **changed)
+    assert file_digests(again.bundle) == file_digests(finished.bundle)
+
+
+def test_a_finished_run_is_returned_at_once(store: Path, finished: PretrainResult) -> None:
+    before = file_digests(finished.run)
+    again = small_run(store, finished.run, objective="hybrid", recipe={"objective": {"name": "hybrid"}}, resume="auto")
+    assert again == finished
+    assert file_digests(finished.run) == before
+
+
+def test_a_full_folder_is_refused(store: Path, finished: PretrainResult) -> None:
+    with pytest.raises(RunError, match=r"not empty.*resume=auto"):
+        small_run(store, finished.run)
+
+
+def test_another_recipe_is_refused(store: Path, finished: PretrainResult) -> None:
+    recipe = {"objective": {"name": "hybrid"}}
+    with pytest.raises(RunError, match="other values of samples"):
+        small_run(store, finished.run, objective="hybrid", recipe=recipe, resume="auto", samples=26)
+    with pytest.raises(RunError, match=r"other values of .*encoder\.name"):
+        small_run(store, finished.run, objective="hybrid", encoder="vit", recipe=recipe, resume="auto")
+
+
+def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("years of work")
+    with pytest.raises(RunError, match="no run here"):
+        claim(tmp_path, {}, "auto")
+    assert (tmp_path / "thesis.txt").exists()
+
+
+def test_claiming(tmp_path: Path) -> None:
+    assert claim(tmp_path / "a", {"x": 1}, "auto") is None
+    write_record(tmp_path / "a", {"recipe": {"x": [1, 2]}, "status": "running"})
+    assert claim(tmp_path / "a", {"x": (1, 2)}, "auto") == json.loads((tmp_path / "a" / "run.json").read_text())
+
+
+def test_changes_are_named() -> None:
+    old = {"a": 1, "b": {"c": [1, 2], "d": None}, "e": 0}
+    assert changes(old, {"a": 1, "b": {"c": (1, 2), "d": 3}, "f": 0}) == ["b.d", "e", "f"]
+    assert changes(old, old) == []
+
+
+def test_wandb_writes_offline(store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    small_run(store, tmp_path / "run", samples=4, wandb={"project": "p", "offline": True})
+    assert list((tmp_path / "run").glob("wandb/offline-run-*/*.wandb"))
+
+
+def test_nobody_held_out(store: Path, tmp_path: Path, held_out: Callable[[float], dict[str, object]]) -> None:
+    small_run(store, tmp_path / "run", samples=4, **held_out(0.0))
+    assert not (tmp_path / "run" / "previews").exists()
+
+
+@pytest.fixture
+def held_out() -> Callable[[float], dict[str, object]]:
+    from fomo_ssl.training.source import DataConfig
+
+    return lambda fraction: {"data": DataConfig(held_out=fraction, workers=0)}
+
+
+def test_trainer_options() -> None:
+    assert check_options({"accelerator": "cpu"}) == {"accelerator": "cpu"}
+    with pytest.raises(ConfigError, match="Did you mean accelerator"):
+        check_options({"acelerator": "cpu"})
+    with pytest.raises(ConfigError, match=r"trainer\.max_steps cannot be set"):
+        check_options({"max_steps": 3})
+
+
+def test_precision() -> None:
+    assert choose_precision("auto", "cpu") == "32-true"
+    assert choose_precision("bf16-mixed", "cpu") == "bf16-mixed"
+
+
+def test_unknown_precision_is_one_error(store: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="precision"):
+        small_run(store, tmp_path / "run", precision="bf17")
+
+
+def test_bf16_on_cpu(store: Path, tmp_path: Path) -> None:
+    result = small_run(store, tmp_path / "run", encoder="vit", precision="bf16-mixed", samples=4)
+    assert np.isfinite(result.loss_last)
+
+
+def test_preview_shows_the_middle_slices(tmp_path: Path) -> None:
+    volume = torch.zeros(2, 1, 8, 12, 10)
+    volume[:, :, 4, :, 9] = 1.0  # a line in the slice across x: on its upper edge, because the third axis points up
+    draw_preview(Preview(volume, volume * 0, volume), tmp_path / "p.png")
+    picture = matplotlib.image.imread(tmp_path / "p.png")[..., 0]
+    rows, columns = picture.shape
+    assert columns == 900
+    first, visible = picture[30 : rows // 2, : columns // 9], picture[30 : rows // 2, columns // 3 : columns // 9 * 4]
+    bright = np.argwhere(first[5:-5, 10:-10] > 0.9)
+    assert bright[:, 0].max() < first.shape[0] / 2
+    assert (visible[20:-20, 20:-20] < 0.1).all()
