@@ -70,7 +70,8 @@ def render(runs: Sequence[Run], found: Sequence[Setting], table: Sequence[Row], 
             section([s for s in found if s.task == task], [r for r in table if r.setting.task == task], colours)
             for task in tasks
         ],
-        ranking=results.ranking(found, table) if len(methods) > 1 else [],
+        # Two methods in one setting are ranked by their difference already.
+        ranking=results.ranking(found, table) if len(methods) * len(found) > 2 and len(methods) > 1 else [],
         colours=colours,
         labels=LABELS,
         truth=_css(pictures.TRUTH),
@@ -100,8 +101,9 @@ def signed(value: Any, digits: int = 3) -> str:
 def _comparison(row: Row, overall: Sequence[Row]) -> dict[str, Any]:
     """A line of the verdict table: the method, its twin, the difference and the words."""
     twin = row.setting.twin(row.arm)
-    scratch = next(r for r in overall if r.arm is twin and r.setting is row.setting and r.metric == row.metric)
+    assert twin is not None
     assert row.difference is not None
+    scratch = next(r for r in overall if r.arm is twin and r.setting is row.setting and r.metric == row.metric)
     same_metric = [r.difference for r in overall if r.metric == row.metric and r.difference is not None]
     limits = [abs(x) for d in same_metric for x in (d.low, d.high) if math.isfinite(x)]
     return {
@@ -110,6 +112,7 @@ def _comparison(row: Row, overall: Sequence[Row]) -> dict[str, Any]:
         "bar": figures.interval_bar(row.difference, max(limits, default=0.0), _verdict_colour(row.verdict)),
         "higher": HIGHER_IS_BETTER[row.metric],
         "few": row.difference.n < FEW_SUBJECTS,
+        "one_seed": len(row.arm.tables.keys() & twin.tables.keys()) < 2,
     }
 
 

@@ -111,3 +111,13 @@ def test_single_folds_are_no_result(make_run: RunMaker) -> None:
     with pytest.raises(RunError, match="no seed has all its folds"):
         write_report([run], make_run.root / "out")
     assert not (make_run.root / "out").exists()
+
+
+def test_a_verdict_from_one_seed_or_few_subjects_is_marked(make_run: RunMaker, text: str) -> None:
+    one = page(read_run(make_run("x", "regression", shots=(5,), seeds=1)))
+    assert "† One seed" in one
+    assert re.search(r"better&nbsp;†</td>", one)
+    two = page(read_run(make_run("y", "regression", shots=(5,), seeds=2)))
+    assert "†" not in two
+    # The pair of seeds of the larger page lost one twin, so that one pair is left.
+    assert re.search(r"†</td>\s*<td>16 × 2", text)
