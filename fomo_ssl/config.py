@@ -130,7 +130,8 @@ def _run(main: Main, config_name: str, argv: list[str], sweep: Path | None) -> l
     values = [a for a in argv if "=" in a and not a.startswith("-")]
     flags = [a for a in argv if a not in values]  # first, because Hydra's parser takes values in one piece only
     if sweep is not None:
-        values = [f"hydra.sweep.dir={sweep}", *(a for a in values if not a.startswith("run="))]
+        quoted = str(sweep).replace("'", r"\'")
+        values = [f"hydra.sweep.dir='{quoted}'", *(a for a in values if not a.startswith("run="))]
     saved = sys.argv, os.environ.get("HYDRA_FULL_ERROR")
     sys.argv = [config_name, *flags, *_QUIET, *values]
     os.environ["HYDRA_FULL_ERROR"] = "1"  # raise errors here instead of printing them and leaving with code 1

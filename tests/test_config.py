@@ -123,15 +123,15 @@ def test_help_names_groups_keys_and_comments(conf: Path, capsys: pytest.CaptureF
 
 def test_sweep(conf: Path) -> None:
     tables: list[Path] = []
-    seen = run("store=a", "run=sweep", "--multirun", "size=small,large", after_sweep=tables.append)
+    seen = run("store=a", "run=my [sweep]", "--multirun", "size=small,large", after_sweep=tables.append)
     runs = [Path(config["run"]) for config in seen]
     assert [(config["size"]["name"], path.name) for config, path in zip(seen, runs, strict=True)] == [
         ("small", "0_small"),
         ("large", "1_large"),
     ]
-    assert {path.parent.resolve() for path in runs} == {Path("sweep").resolve()}
-    assert [table.resolve() for table in tables] == [Path("sweep").resolve()]
-    assert {p.name for p in Path.cwd().iterdir()} == {"sweep"}
+    assert {path.parent.resolve() for path in runs} == {Path("my [sweep]").resolve()}
+    assert [table.resolve() for table in tables] == [Path("my [sweep]").resolve()]
+    assert {p.name for p in Path.cwd().iterdir()} == {"my [sweep]"}
 
 
 def test_a_failing_run_does_not_stop_a_sweep(conf: Path, capsys: pytest.CaptureFixture[str]) -> None:

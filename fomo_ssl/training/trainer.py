@@ -12,6 +12,7 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.plugins.environments import LightningEnvironment
 
 from fomo_ssl.core.errors import ConfigError
 from fomo_ssl.training.checkpoint import AtomicCheckpointIO
@@ -74,7 +75,8 @@ def build_trainer(
                 "precision": precision,
                 "logger": list(loggers),
                 "callbacks": list(callbacks),
-                "plugins": [AtomicCheckpointIO()],
+                # The plain environment, because under SLURM Lightning would save from inside a signal handler.
+                "plugins": [AtomicCheckpointIO(), LightningEnvironment()],
                 "log_every_n_steps": 1,  # the recorder decides; a larger value only warns about short runs
                 "default_root_dir": run,
                 "enable_checkpointing": False,
