@@ -11,8 +11,8 @@ from typing import Any
 
 import lightning as L
 import torch
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.pytorch.loggers import Logger
-from lightning.pytorch.plugins.environments import LightningEnvironment
 
 from fomo_ssl.core.errors import ConfigError
 from fomo_ssl.training.checkpoint import AtomicCheckpointIO
