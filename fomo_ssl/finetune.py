@@ -55,6 +55,10 @@ def run_finetuning(config: Mapping[str, Any]) -> Path:
     from fomo_ssl.downstream.splits import cross_validation, few_shot_splits
     from fomo_ssl.downstream.tasks import load_task
 
+    bundle = None if config["bundle"] in (None, "none") else Path(config["bundle"])
+    encoder = config.get("encoder") or {}
+    if bundle is None and not encoder:
+        raise ConfigError("bundle=none leaves the encoder open", way_out="Give encoder=NAME, such as encoder=resenc_t")
     task = load_task(config["task_path"], kind=config["kind"], sequences=config["sequences"], missing=config["missing"])
     for note in task.notes:
         print(f"{task.name}: {note}", file=sys.stderr)
@@ -70,10 +74,6 @@ def run_finetuning(config: Mapping[str, Any]) -> Path:
             n_test=None if config["n_test"] is None else integer(config["n_test"], "n_test"),
             n_validation=integer(config["n_validation"], "n_validation", 0),
         )
-    bundle = None if config["bundle"] in (None, "none") else Path(config["bundle"])
-    encoder = config.get("encoder") or {}
-    if bundle is None and not encoder:
-        raise ConfigError("bundle=none leaves the encoder open", way_out="Give encoder=NAME, such as encoder=resenc_t")
     run = Path(config["run"] or f"runs/{time.strftime('%Y-%m-%d_%H-%M-%S')}_finetune_{task.name}")
     finetune(
         task=task,
@@ -101,7 +101,7 @@ def build_recipe(config: Mapping[str, Any]) -> "Recipe":
 
     from fomo_ssl.downstream.recipe import Recipe
 
-    switches = dict(config["augment"])
+    switches = {name: _tuples(value) for name, value in config["augment"].items()}
     values = {f.name: config[f.name] for f in fields(Recipe) if f.name in config}
     values |= {
         "steps": integer(config["steps"], "steps"),
@@ -112,6 +112,13 @@ def build_recipe(config: Mapping[str, Any]) -> "Recipe":
         "fusion": choice(config["fusion"], "fusion", ("early", "late")),
     }
     return Recipe(**values)
+
+
+def _tuples(switch: Any) -> Any:
+    """A transform's values with ranges as tuples: YAML knows lists only."""
+    if not isinstance(switch, Mapping):
+        return switch
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in switch.items()}
 
 
 def _finetune(config: dict[str, Any]) -> None:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int64, UInt8
+from jaxtyping import Float, Int16, Int64
 from torch import Tensor
 
 from fomo_ssl.core.seeding import numpy_generator, sample_key
@@ -29,7 +29,7 @@ class TaskBatch:
     """
 
     images: Float[Tensor, "b c x y z"]
-    masks: UInt8[Tensor, "b x y z"] | None
+    masks: Int16[Tensor, "b x y z"] | None
     values: Float[Tensor, "b"]
     keys: Int64[Tensor, "b"]
     spacing: Float[Tensor, "b 3"]
@@ -74,7 +74,7 @@ class BatchStream:
             prepared = example.prepared
             images.append(torch.from_numpy(window(prepared.image, origin, self.crop, prepared.background)))
             if example.mask is not None:
-                masks.append(torch.from_numpy(window(example.mask, origin, self.crop, 0)))
+                masks.append(torch.from_numpy(window(example.mask, origin, self.crop, 0.0)).short())
             values.append(0.0 if example.mask is not None else example.value)
             spacing.append(prepared.spacing)
         return TaskBatch(

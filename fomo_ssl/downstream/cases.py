@@ -67,7 +67,7 @@ def prepare(images: Mapping[str, Path], sequences: Sequence[str], spec: Canonica
     """
     present = [name for name in sequences if name in images]
     if not present:
-        raise TaskError(f"none of {', '.join(sequences)} is given", way_out="name at least one of them")
+        raise TaskError(f"none of {', '.join(sequences)} is given", way_out="Name at least one of them")
     first = read(images[present[0]])
     canonical = canonicalise(first, spec)
     image = np.zeros((len(sequences), *canonical.data.shape), np.float32)

@@ -92,7 +92,7 @@ def _plan(
     else:
         spacing, max_upsample = CanonicalSpec.spacing, CanonicalSpec.max_upsample
     if encoder is None:
-        raise RunError("neither a bundle nor an encoder is given", way_out="give bundle=PATH, or encoder=NAME")
+        raise RunError("neither a bundle nor an encoder is given", way_out="Give bundle=PATH, or encoder=NAME")
     wanted = recipe.spacing if recipe.spacing is not None else spacing
     canonical = CanonicalSpec(wanted, max_upsample, recipe.crop_foreground)
     stride = create_encoder(encoder, **encoder_args).feature_info[-1].stride

@@ -20,7 +20,7 @@ def read_layout(path: Path) -> RawTask:
         TaskError: the path is missing or looks like no known layout.
     """
     if not path.exists():
-        raise TaskError("no such task", where=path, way_out="give a task folder or a CSV table")
+        raise TaskError("no such task", where=path, way_out="Give a task folder or a CSV table")
     if path.is_file():
         return read_table(path)
     if (path / "dataset.json").is_file():
@@ -30,12 +30,12 @@ def read_layout(path: Path) -> RawTask:
     raise TaskError(
         "this is no task: neither preprocessed/ and labels/, nor dataset.json, nor a CSV table",
         where=path,
-        way_out="see docs/how-to/finetune.md for the layouts",
+        way_out="See docs/how-to/finetune.md for the layouts",
     )
 
 
 def read_fomo(root: Path) -> RawTask:
-    """FOMO: `preprocessed/sub_X/ses_Y/<sequence>.nii.gz`, `labels/sub_X[/ses_Y]/{seg.nii.gz,label.txt}`, `task.yaml`."""
+    """FOMO: `preprocessed/sub_X/ses_Y/<sequence>.nii.gz`, `labels/sub_X[/ses_Y]/{seg.nii.gz,label.txt}`."""
     cases, unlabelled = [], 0
     datasets = _datasets(root / "participants.tsv")
     for folder in sorted(p for p in (root / "preprocessed").glob("*/*") if p.is_dir()):
@@ -46,9 +46,10 @@ def read_fomo(root: Path) -> RawTask:
             cases.append(RawCase(subject, session, images, label, datasets.get(subject, "")))
         unlabelled += bool(images) and label is None
     if not cases:
-        raise TaskError("no labels", where=root, way_out="put seg.nii.gz or label.txt under labels/sub_X/ses_1/")
+        raise TaskError("no labels", where=root, way_out="Put seg.nii.gz or label.txt under labels/sub_X/ses_1/")
     notes = (f"{unlabelled} sessions have no label and were left out",) if unlabelled else ()
-    return RawTask(name=root.name, root=root, cases=cases, notes=notes, **_task_yaml(root / "task.yaml"))
+    stated = {"name": root.name} | _task_yaml(root / "task.yaml")
+    return RawTask(root=root, cases=cases, notes=notes, **stated)
 
 
 def read_nnunet(root: Path) -> RawTask:
@@ -69,7 +70,7 @@ def read_nnunet(root: Path) -> RawTask:
             paths = {names[0]: root / "imagesTr" / label.name}
         cases.append(RawCase(case, "", {name: p for name, p in paths.items() if p.exists()}, label))
     if not cases:
-        raise TaskError("no labels", where=root / "labelsTr", way_out="nnU-Net keeps masks in labelsTr/")
+        raise TaskError("no labels", where=root / "labelsTr", way_out="NnU-Net keeps masks in labelsTr/")
     name = str(description.get("name") or root.name)
     return RawTask(name, root, cases, kind="segmentation", sequences=names, classes=classes)
 
@@ -94,7 +95,7 @@ def read_table(path: Path) -> RawTask:
     datasets = _datasets(path.parent / "participants.tsv")
     cases = [_table_case(path, row, names, datasets) for row in rows if (row["label"] or "").strip()]
     if not cases:
-        raise TaskError("no labels", where=path, way_out="fill the column label")
+        raise TaskError("no labels", where=path, way_out="Fill the column label")
     return RawTask(path.stem, path, cases, sequences=list(names.values()))
 
 
@@ -102,7 +103,7 @@ def _table_case(table: Path, row: Mapping[str, str], names: Mapping[str, str], d
     paths = {sequence: table.parent / row[column] for column, sequence in names.items() if row[column]}
     for path in paths.values():
         if not path.exists():
-            raise TaskError(f"no such image: {path}", where=table, way_out="paths are relative to the table")
+            raise TaskError(f"no such image: {path}", where=table, way_out="Paths are relative to the table")
     parts = next(iter(paths.values())).relative_to(table.parent).parts if paths else ()
     fallback = "_".join(parts).removesuffix(".gz").removesuffix(".nii")
     subject = row.get("subject") or next((p for p in parts if p.startswith("sub")), fallback)
@@ -110,7 +111,7 @@ def _table_case(table: Path, row: Mapping[str, str], names: Mapping[str, str], d
     text = row["label"].strip()
     label = table.parent / text if text.endswith(_SUFFIXES) else text
     if isinstance(label, Path) and not label.exists():
-        raise TaskError(f"no such mask: {label}", where=table, way_out="paths are relative to the table")
+        raise TaskError(f"no such mask: {label}", where=table, way_out="Paths are relative to the table")
     return RawCase(subject, session, paths, label, row.get("dataset") or datasets.get(subject, ""))
 
 
@@ -144,7 +145,7 @@ def _task_yaml(path: Path) -> dict[str, Any]:
     unknown = set(values) - _YAML_KEYS
     if unknown:
         raise TaskError(
-            f"unknown keys {', '.join(sorted(unknown))}", where=path, way_out=f"known: {', '.join(sorted(_YAML_KEYS))}"
+            f"unknown keys {', '.join(sorted(unknown))}", where=path, way_out=f"Known: {', '.join(sorted(_YAML_KEYS))}"
         )
     return dict(values)
 

@@ -20,7 +20,7 @@ def read_mask(path: Path, image: Volume | None = None) -> np.ndarray:
     mask = read(path)
     values = np.rint(mask.data)
     if np.abs(values - mask.data).max() > 1e-3 or values.min() < 0 or values.max() > 255:
-        raise TaskError("the mask holds values that are no class indices", where=path, way_out="use 0, 1, 2 …")
+        raise TaskError("the mask holds values that are no class indices", where=path, way_out="Use 0, 1, 2 …")
     if image is not None:
         _check_grid(mask, image, path)
     classes: np.ndarray = values.astype(np.uint8)
@@ -32,7 +32,7 @@ def _check_grid(mask: Volume, image: Volume, path: Path) -> None:
         raise TaskError(
             f"the mask's shape {mask.data.shape} differs from its image's {image.data.shape}",
             where=path,
-            way_out="the mask belongs on the grid of the first sequence",
+            way_out="The mask belongs on the grid of the first sequence",
         )
     corners = np.array(np.meshgrid(*[(0.0, n - 1.0) for n in mask.data.shape], [1.0])).reshape(4, -1)
     apart = np.linalg.norm(((mask.affine - image.affine) @ corners)[:3], axis=0).max()
@@ -40,5 +40,5 @@ def _check_grid(mask: Volume, image: Volume, path: Path) -> None:
         raise TaskError(
             f"the mask lies up to {apart:.1f} mm from its image",
             where=path,
-            way_out="give mask and image the same affine",
+            way_out="Give mask and image the same affine",
         )

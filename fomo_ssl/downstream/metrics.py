@@ -73,13 +73,14 @@ def segmentation_metrics(
 
 def auroc(scores: np.ndarray, labels: np.ndarray) -> float:
     """Area under the ROC curve: how often a positive outranks a negative, ties half; nan with one class only."""
-    from scipy.stats import rankdata
-
     positive = np.asarray(labels).astype(bool)
     n_positive, n_negative = int(positive.sum()), int((~positive).sum())
     if not n_positive or not n_negative:
         return float("nan")
-    u = rankdata(scores)[positive].sum() - n_positive * (n_positive + 1) / 2
+    _, place, count = np.unique(scores, return_inverse=True, return_counts=True)
+    # Equal scores share the middle of their ranks.
+    rank = (np.cumsum(count) - (count - 1) / 2)[place]
+    u = rank[positive].sum() - n_positive * (n_positive + 1) / 2
     return float(u / (n_positive * n_negative))
 
 

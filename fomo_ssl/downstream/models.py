@@ -130,14 +130,14 @@ def load_model(path: Path) -> TaskModel:
     """
     config = load_config(path)
     if config.task is None:
-        raise BundleError("this bundle has no task head", where=path, way_out="give the bundle of a finetuned unit")
+        raise BundleError("this bundle has no task head", where=path, way_out="Give the bundle of a finetuned unit")
     try:
         values: dict[str, Any] = {
             key: tuple(value) if isinstance(value, list) else value for key, value in config.task.items()
         }
         spec = TaskSpec(**values)
     except TypeError as error:
-        raise BundleError(f"damaged: {error}", where=path / "task.json", way_out="copy the bundle again") from error
+        raise BundleError(f"damaged: {error}", where=path / "task.json", way_out="Copy the bundle again") from error
     model = TaskModel(load_weights(path, config.in_channels), spec)
     load_state(model.head, load_head_state(path), path / "head.safetensors")
     return model.eval()

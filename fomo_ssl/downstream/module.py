@@ -1,6 +1,7 @@
 """The Lightning module of finetuning: augment, loss, step; and the learning curve."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import lightning as L
@@ -17,6 +18,16 @@ from fomo_ssl.downstream.recipe import Recipe
 from fomo_ssl.training.optim import OptimConfig, parameter_groups, rate_factor
 
 
+@dataclass
+class CurvePoint:
+    """One step: the training loss, the head's learning rate, and the validation figure where it was looked at."""
+
+    step: int
+    loss: float
+    lr: float
+    validation: float | None = None
+
+
 class FinetuneModule(L.LightningModule):
     """A task model on its way through the steps of its recipe.
 
@@ -26,14 +37,14 @@ class FinetuneModule(L.LightningModule):
         validate: a figure of the model on validation cases; None where there are none.
 
     Attributes:
-        curve: one row a step: `step`, `loss`, `lr`, and `validation` where it was looked at.
+        curve: one point a step.
     """
 
     def __init__(self, model: TaskModel, recipe: Recipe, validate: Callable[[TaskModel], float] | None = None) -> None:
         super().__init__()
         self.model, self.recipe, self.validate = model, recipe, validate
         self.augment = Augmenter(recipe.augment, **recipe.switches)
-        self.curve: list[dict[str, float]] = []
+        self.curve: list[CurvePoint] = []
         self._averaged: list[Tensor] = []
 
     def training_step(self, batch: TaskBatch, batch_idx: int) -> Float[Tensor, ""]:
@@ -47,9 +58,9 @@ class FinetuneModule(L.LightningModule):
         loss = task_loss(self.model.spec.kind, outputs, masks, self.model.spec.standardise(batch.values))
         value = float(loss.detach())
         if not torch.isfinite(loss.detach()):
-            raise NonFiniteLossError(f"the loss is {value} at step {batch_idx}", way_out="lower lr")
+            raise NonFiniteLossError(f"the loss is {value} at step {batch_idx}", way_out="Lower lr")
         lr = self.trainer.optimizers[0].param_groups[-1]["lr"]
-        self.curve.append({"step": batch_idx + 1, "loss": value, "lr": lr})
+        self.curve.append(CurvePoint(batch_idx + 1, value, lr))
         return loss
 
     def configure_optimizers(self) -> Any:
@@ -69,7 +80,7 @@ class FinetuneModule(L.LightningModule):
         def encoder_factor(step: int) -> float:
             return 0.0 if step < recipe.freeze * recipe.steps else head_factor(step)
 
-        factors: list[Callable[[int], float]] = [encoder_factor] * len(of_encoder) + [head_factor] * len(of_head)
+        factors: list[Callable[[int], float]] = [*[encoder_factor] * len(of_encoder), *[head_factor] * len(of_head)]
         optimizer = torch.optim.AdamW([*of_encoder, *of_head], lr=recipe.lr, betas=optim.betas)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factors)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
@@ -82,7 +93,7 @@ class FinetuneModule(L.LightningModule):
         step = batch_idx + 1
         if self.validate is not None and (step % self.recipe.validate_every == 0 or step == self.recipe.steps):
             self.model.eval()
-            self.curve[-1]["validation"] = self.validate(self.model)
+            self.curve[-1].validation = self.validate(self.model)
             self.model.train()
 
     @torch.no_grad()

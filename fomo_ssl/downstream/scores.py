@@ -37,18 +37,22 @@ class Predictions:
     def __len__(self) -> int:
         return len(self.cases)
 
-    def metric(self, name: str, rows: np.ndarray | None = None) -> float:
-        """A metric over all rows or over the given positions (which may repeat)."""
+    def metric(self, name: str) -> float:
+        """A metric over all rows."""
+        return self.statistic(name)(np.arange(len(self)))
 
-        def column(key: str) -> np.ndarray:
-            return self.columns[key] if rows is None else self.columns[key][rows]
-
+    def statistic(self, name: str) -> Statistic:
+        """A metric as a function of row positions, which may repeat: what the bootstrap wants."""
         if name in self.columns:
-            return float(np.mean(column(name)))
+            values = self.columns[name]
+            return lambda rows: float(values[rows].mean())
+        target = self.columns["target"]
         classes = sum(key.startswith("probability_") for key in self.columns)
         if name == "auroc" and classes:
-            return macro_auroc(np.stack([column(f"probability_{k}") for k in range(classes)], axis=1), column("target"))
-        return _OF_ALL_CASES[name](column("prediction"), column("target"))
+            probabilities = np.stack([self.columns[f"probability_{k}"] for k in range(classes)], axis=1)
+            return lambda rows: macro_auroc(probabilities[rows], target[rows])
+        prediction, of_all_cases = self.columns["prediction"], _OF_ALL_CASES[name]
+        return lambda rows: of_all_cases(prediction[rows], target[rows])
 
     def take(self, rows: Sequence[int]) -> "Predictions":
         """The given rows, in that order."""
@@ -85,7 +89,7 @@ def read_csv(path: Path, kind: str) -> Predictions:
         columns = {name: np.array([float(row[name]) for row in rows]) for name in rows[0] if name not in _TEXT}
         cases, subjects, datasets = (tuple(row[name] for row in rows) for name in _TEXT)
     except (OSError, KeyError, ValueError, IndexError, TypeError) as error:
-        raise RunError(f"no table of predictions ({error})", where=path, way_out="run the unit again") from error
+        raise RunError(f"no table of predictions ({error})", where=path, way_out="Run the unit again") from error
     return Predictions(kind, cases, subjects, datasets, columns)
 
 
@@ -129,7 +133,7 @@ def differences(first: Sequence[Predictions], second: Sequence[Predictions]) -> 
     """
     table = first[0]
     if any(other.cases != table.cases for other in (*first, *second)):
-        raise RunError("the two arms were tested on different cases", way_out="finetune both in one run")
+        raise RunError("the two arms were tested on different cases", way_out="Finetune both in one run")
     return {
         name: paired_difference(
             _mean_metric(first, name), _mean_metric(second, name), table.subjects, strata=table.strata()
@@ -139,4 +143,5 @@ def differences(first: Sequence[Predictions], second: Sequence[Predictions]) -> 
 
 
 def _mean_metric(seeds: Sequence[Predictions], name: str) -> Statistic:
-    return lambda rows: float(np.mean([table.metric(name, rows) for table in seeds]))
+    statistics = [table.statistic(name) for table in seeds]
+    return lambda rows: sum(statistic(rows) for statistic in statistics) / len(statistics)

@@ -55,12 +55,12 @@ def few_shot_splits(
     cases_of = _cases_by_subject(task)
     available, needed = len(cases_of), max(shots) + n_validation
     if min(shots) < 1:
-        raise TaskError(f"shots {min(shots)} is not a number of subjects", way_out="use shots=1 or more")
+        raise TaskError(f"shots {min(shots)} is not a number of subjects", way_out="Use shots=1 or more")
     n_test = min(50, available - needed) if n_test is None else n_test
     if n_test < 1 or needed + n_test > available:
         raise TaskError(
             f"{task.name} has {available} subjects; {needed} for training and {n_test} for testing do not fit",
-            way_out="lower shots or n_test, or use mode=cv",
+            way_out="Lower shots or n_test, or use mode=cv",
         )
     order = _subject_order(task, cases_of, seed=0, stream="test")
     test, pool = order[:n_test], order[n_test:]
@@ -85,7 +85,7 @@ def cross_validation(task: Task, folds: int, seeds: int = 1) -> list[Split]:
     cases_of = _cases_by_subject(task)
     if not 2 <= folds <= len(cases_of):
         raise TaskError(
-            f"{folds} folds do not suit {len(cases_of)} subjects", way_out=f"use folds=2 to folds={len(cases_of)}"
+            f"{folds} folds do not suit {len(cases_of)} subjects", way_out=f"Use folds=2 to folds={len(cases_of)}"
         )
     order = _subject_order(task, cases_of, seed=0, stream="folds")
     splits = []
@@ -115,7 +115,7 @@ def read_splits(path: Path) -> list[Split]:
         ]
         return [Split(**row) for row in plain]
     except (ValueError, TypeError, AttributeError) as error:
-        raise TaskError(f"no list of splits ({error})", where=path, way_out="delete it or use another run") from error
+        raise TaskError(f"no list of splits ({error})", where=path, way_out="Delete it or use another run") from error
 
 
 def _cases_by_subject(task: Task) -> dict[str, list[str]]:

@@ -39,9 +39,17 @@ def resampled_cases(
     for cases in cases_of.values():
         groups.setdefault(None if strata is None else strata[cases[0]], []).append(np.asarray(cases))
     generator = numpy_generator(seed, stream="bootstrap")
-    for _ in range(resamples):
-        draws = [group[i] for group in groups.values() for i in generator.integers(len(group), size=len(group))]
-        yield np.concatenate(draws)
+    sizes = [len(group) for group in groups.values()]
+    chosen = [generator.integers(size, size=(resamples, size)) for size in sizes]
+    if len(cases_of) == len(subjects):
+        # One case a subject, the usual thing: positions by one lookup.
+        positions = [np.concatenate(group) for group in groups.values()]
+        drawn = [members[picks] for members, picks in zip(positions, chosen, strict=True)]
+        yield from np.concatenate(drawn, axis=1)
+        return
+    for picks in zip(*chosen, strict=True):
+        pairs = zip(groups.values(), picks, strict=True)
+        yield np.concatenate([group[i] for group, which in pairs for i in which])
 
 
 def bootstrap_interval(

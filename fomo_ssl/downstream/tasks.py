@@ -118,7 +118,7 @@ def load_task(
 
     raw = read_layout(Path(path))
     if not raw.cases:
-        raise TaskError("no case with an image and a label", where=raw.root, way_out="labels go to labels/sub_X/ses_1/")
+        raise TaskError("no case with an image and a label", where=raw.root, way_out="Labels go to labels/sub_X/ses_1/")
     notes = list(raw.notes)
     of_kind = _choose("kind", kind or raw.kind, KINDS, raw.root)
     if of_kind is None:
@@ -131,7 +131,7 @@ def load_task(
     if len(kept) < len(raw.cases):
         notes.append(f"{len(raw.cases) - len(kept)} sessions without all of {', '.join(entries)} were skipped")
     if not kept:
-        raise TaskError(f"no session has any of {', '.join(entries)}", where=raw.root, way_out="set sequences=[…]")
+        raise TaskError(f"no session has any of {', '.join(entries)}", where=raw.root, way_out="Set sequences=[…]")
     cases = [
         Case(case.name, case.subject, case.session, images, parse_label(case.label, of_kind, raw.root), case.dataset)
         for case, images in kept
@@ -174,19 +174,19 @@ def parse_label(label: Path | str, kind: Kind, root: Path) -> Path | float | int
     if kind == "segmentation":
         if isinstance(label, Path):
             return label
-        raise TaskError(f"the label {label!r} is no mask", where=root, way_out="check kind")
+        raise TaskError(f"the label {label!r} is no mask", where=root, way_out="Check kind")
     try:
         value = float(str(label))
     except ValueError:
         value = math.nan
     if not math.isfinite(value):
         raise TaskError(
-            f"the label {str(label)!r} is no number", where=root, way_out="write numbers, classes as 0, 1 …"
+            f"the label {str(label)!r} is no number", where=root, way_out="Write numbers, classes as 0, 1 …"
         )
     if kind == "regression":
         return value
     if value < 0 or value != int(value):
-        raise TaskError(f"the label {label!r} is no class index", where=root, way_out="number the classes 0, 1 …")
+        raise TaskError(f"the label {label!r} is no class index", where=root, way_out="Number the classes 0, 1 …")
     return int(value)
 
 
@@ -217,7 +217,7 @@ def _choose_images(case: RawCase, entries: Sequence[str], policy: Missing, root:
         raise TaskError(
             f"{case.name} has no {lacking}; the policy for missing sequences is error",
             where=root,
-            way_out="set missing=skip, missing=zeros or sequences=[…]",
+            way_out="Set missing=skip, missing=zeros or sequences=[…]",
         )
     return images if policy == "zeros" and images else None
 
@@ -226,11 +226,11 @@ def _choose(name: str, value: str | None, allowed: tuple[_Word, ...], root: Path
     if value is None:
         return None
     if value not in allowed:
-        raise TaskError(f"{name} {value!r} is not known", where=root, way_out=f"choose one of {', '.join(allowed)}")
+        raise TaskError(f"{name} {value!r} is not known", where=root, way_out=f"Choose one of {', '.join(allowed)}")
     return allowed[allowed.index(value)]
 
 
 def _check_unique(cases: Sequence[Case], root: Path) -> None:
     for first, second in pairwise(cases):
         if first.name == second.name:
-            raise TaskError(f"two cases are called {first.name}", where=root, way_out="add a subject column")
+            raise TaskError(f"two cases are called {first.name}", where=root, way_out="Add a subject column")

@@ -5,7 +5,7 @@ import io
 import json
 import time
 from collections.abc import Mapping, MutableMapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, astuple, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,7 +20,7 @@ from fomo_ssl.downstream.cases import Example, load_example
 from fomo_ssl.downstream.inference import predict_mask, predict_scan
 from fomo_ssl.downstream.metrics import METRICS, segmentation_metrics
 from fomo_ssl.downstream.models import TaskModel, TaskSpec, pretrained_encoder, save_model, scratch_encoder
-from fomo_ssl.downstream.module import FinetuneModule
+from fomo_ssl.downstream.module import CurvePoint, FinetuneModule
 from fomo_ssl.downstream.recipe import Recipe
 from fomo_ssl.downstream.splits import Split
 from fomo_ssl.downstream.tasks import Task
@@ -107,7 +107,7 @@ def run_unit(plan: Plan, unit: Unit, cache: MutableMapping[str, Example]) -> dic
         "seconds_training": round(trained - began, 3),
         "seconds_per_step": round((trained - began) / plan.recipe.steps, 5),
         "seconds_testing": round(tested - trained, 3),
-        "final_loss": float(np.mean([row["loss"] for row in curve[-20:]])),
+        "final_loss": float(np.mean([point.loss for point in curve[-20:]])),
         "metrics": {name: asdict(value) for name, value in scores.intervals([predictions]).items()},
         "groups": {
             group: {name: asdict(value) for name, value in values.items()}
@@ -158,7 +158,7 @@ def build_model(plan: Plan, unit: Unit, train: Sequence[Example]) -> TaskModel:
 
 def fit(
     plan: Plan, unit: Unit, model: TaskModel, train: Sequence[Example], cache: MutableMapping[str, Example]
-) -> list[dict[str, float]]:
+) -> list[CurvePoint]:
     """Train `model` in place; returns the learning curve."""
     recipe = plan.recipe
     stream = BatchStream(train, plan.crop, recipe.batch_size, recipe.steps, recipe.foreground, unit.split.seed)
@@ -241,9 +241,9 @@ def _write_pictures(
     return pictures
 
 
-def _curve_csv(curve: Sequence[Mapping[str, float]]) -> str:
+def _curve_csv(curve: Sequence[CurvePoint]) -> str:
     out = io.StringIO()
-    writer = csv.DictWriter(out, ["step", "loss", "lr", "validation"], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(curve)
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow([field.name for field in fields(CurvePoint)])
+    writer.writerows(astuple(point) for point in curve)
     return out.getvalue()

@@ -1,0 +1,177 @@
+"""What a frozen embedding holds: a linear model on it, by cross-validation over subjects.
+
+Of a task: ridge for a number, logistic regression for classes. Without a task: which sequence a scan of the store is,
+or the age of its subject where the store has one sequence only.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from fomo_ssl.bundle import ReleasedEncoder, load_encoder
+from fomo_ssl.core.errors import TaskError
+from fomo_ssl.core.seeding import numpy_generator
+from fomo_ssl.core.types import SEQUENCES, Triple
+from fomo_ssl.corpus.store import Store
+from fomo_ssl.downstream.metrics import METRICS
+from fomo_ssl.downstream.scores import Predictions, intervals
+from fomo_ssl.downstream.tasks import Task, load_task
+
+MAX_SCANS = 400
+"""Scans of a store that are embedded, drawn with a fixed seed: enough for an interval, and soon done."""
+# A class or a probe needs this many subjects, or a fold would lack it.
+_MIN_SUBJECTS = 5
+_FOLDS = 5
+# Up to here each subject is left out in turn; beyond it 10 folds say the same for less.
+_LEAVE_ONE_OUT = 50
+
+
+@dataclass(frozen=True)
+class ProbeResult:
+    """The leading metric of a probe with its 95 % interval over `n` subjects; `target` says what was predicted."""
+
+    target: str
+    metric: str
+    value: float
+    low: float
+    high: float
+    n: int
+
+
+def probe_bundle(bundle: Path, task: Path | str | Task | None, store: Store | Path | None = None) -> ProbeResult:
+    """Probe a bundle's embedding.
+
+    Args:
+        bundle: folder of a bundle.
+        task: a classification or regression task; None probes the scans of `store`.
+        store: where there is no task.
+
+    Raises:
+        TaskError: a segmentation task, neither task nor store, or too few subjects.
+    """
+    encoder = load_encoder(bundle)
+    if task is not None:
+        task = task if isinstance(task, Task) else load_task(task)
+        return _result(task.name, probe_task(encoder, task))
+    if store is None:
+        raise TaskError("a probe needs a task or a store", way_out="Give task=PATH")
+    return _probe_store(encoder, store if isinstance(store, Store) else Store.open(store))
+
+
+def probe_task(encoder: ReleasedEncoder, task: Task) -> Predictions:
+    """Cross-validated predictions of a task from the embeddings of its sequences, side by side."""
+    if task.kind == "segmentation":
+        raise TaskError(f"{task.name} is a segmentation; a probe predicts numbers and classes")
+    features = np.stack([embed_case(encoder, [case.images[name] for name in task.sequences]) for case in task.cases])
+    subjects = [case.subject for case in task.cases]
+    labels = np.array([float(case.label) for case in task.cases])  # type: ignore[arg-type]
+    columns = cross_validate(features, labels, subjects, task.kind)
+    ids = (tuple(case.name for case in task.cases), tuple(subjects), tuple(case.dataset for case in task.cases))
+    return Predictions(task.kind, *ids, columns)
+
+
+def embed_case(encoder: ReleasedEncoder, images: Sequence[Path]) -> np.ndarray:
+    """Embeddings of a session's scans, one after another; float64."""
+    return np.concatenate([encoder.embed(path).double().cpu().numpy() for path in images])
+
+
+def cross_validate(
+    features: np.ndarray, labels: np.ndarray, subjects: Sequence[str], kind: str
+) -> dict[str, np.ndarray]:
+    """Columns of `Predictions`: every case predicted by a model that saw no scan of its subject.
+
+    Args:
+        features: (n, d).
+        labels: (n,) numbers, or class indices 0 … K-1.
+        kind: `regression` or `classification`.
+
+    Raises:
+        TaskError: fewer than 5 subjects, or a class with fewer than 2.
+    """
+    if len(set(subjects)) < _MIN_SUBJECTS:
+        raise TaskError(f"a probe needs {_MIN_SUBJECTS} subjects, there are {len(set(subjects))}")
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    groups = np.unique(subjects, return_inverse=True)[1]
+    estimator, folds = (_ridge if kind == "regression" else _logistic)(labels, groups)
+    classes = 1 if kind == "regression" else int(labels.max()) + 1
+    outputs = np.zeros((len(labels), classes))
+    for train, test in folds.split(features, labels, groups):
+        model = make_pipeline(StandardScaler(), estimator).fit(features[train], labels[train])
+        if kind == "regression":
+            outputs[test, 0] = model.predict(features[test])
+        else:
+            outputs[np.ix_(test, model.classes_.astype(int))] = model.predict_proba(features[test])
+    if classes <= 2:
+        return {"target": labels, "prediction": outputs[:, -1]}
+    probabilities = {f"probability_{label}": outputs[:, label] for label in range(classes)}
+    return {"target": labels, "prediction": outputs.argmax(axis=1).astype(float), **probabilities}
+
+
+def _ridge(labels: np.ndarray, groups: np.ndarray) -> tuple[Any, Any]:
+    """The model, which chooses its strength within each training fold, and the folds."""
+    from sklearn.linear_model import RidgeCV
+    from sklearn.model_selection import GroupKFold
+
+    count = len(np.unique(groups))
+    return RidgeCV(alphas=np.logspace(-1, 5, 13)), GroupKFold(count if count <= _LEAVE_ONE_OUT else 2 * _FOLDS)
+
+
+def _logistic(labels: np.ndarray, groups: np.ndarray) -> tuple[Any, Any]:
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.model_selection import StratifiedGroupKFold
+
+    smallest = min(len(np.unique(groups[labels == label])) for label in np.unique(labels))
+    if smallest < 2 or len(np.unique(labels)) < 2:
+        raise TaskError("a probe of classes needs two classes, and two subjects of each")
+    folds = StratifiedGroupKFold(min(_FOLDS, smallest), shuffle=True, random_state=0)
+    return LogisticRegression(C=0.1, max_iter=5000), folds
+
+
+def _probe_store(encoder: ReleasedEncoder, store: Store) -> ProbeResult:
+    subjects = np.array([f"{d}/{s}" for d, s in zip(*(_column(store, c) for c in ("dataset", "subject")), strict=True)])
+    labels: np.ndarray
+    classes, ages = np.array(_column(store, "sequence_class")), np.array(_column(store, "age"), np.float64)
+    frequent = [k for k in np.unique(classes) if len(np.unique(subjects[classes == k])) >= _MIN_SUBJECTS]
+    if len(frequent) > 1:
+        rows, kind = np.flatnonzero(np.isin(classes, frequent)), "classification"
+        labels, target = np.searchsorted(frequent, classes), f"sequence ({', '.join(SEQUENCES[k] for k in frequent)})"
+    else:
+        rows, kind = np.flatnonzero(np.isfinite(ages)), "regression"
+        labels, target = ages, "age"
+    if len(np.unique(subjects[rows])) < _MIN_SUBJECTS:
+        raise TaskError("the store holds neither several sequences nor ages of enough subjects", where=store.path)
+    if len(rows) > MAX_SCANS:
+        rows = np.sort(numpy_generator(0, stream="probe").choice(rows, MAX_SCANS, replace=False))
+    features = np.stack([_embed_row(encoder, store, int(row)) for row in rows])
+    chosen = tuple(subjects[rows].tolist())
+    columns = cross_validate(features, labels[rows].astype(np.float64), chosen, kind)
+    return _result(target, Predictions(kind, tuple(map(str, rows)), chosen, ("",) * len(rows), columns))
+
+
+@torch.inference_mode()
+def _embed_row(encoder: ReleasedEncoder, store: Store, row: int) -> np.ndarray:
+    """The embedding of the central crop, of the size that the encoder was trained on."""
+    facts = store.index.slice(row, 1).to_pylist()[0]
+    crop: Triple = encoder.config.input.crop
+    x, y, z = ((facts[f"shape_{axis}"] - size) // 2 for axis, size in zip("xyz", crop, strict=True))
+    stored = torch.from_numpy(store.read_crop(row, (x, y, z), crop)).float()
+    image = (stored * facts["scale"] + facts["offset"]).expand(1, encoder.config.in_channels, *crop)
+    embedding: np.ndarray = encoder(image)[0].double().cpu().numpy()
+    return embedding
+
+
+def _column(store: Store, name: str) -> list[Any]:
+    values: list[Any] = store.index.column(name).to_pylist()
+    return values
+
+
+def _result(target: str, predictions: Predictions) -> ProbeResult:
+    metric = METRICS[predictions.kind][0]
+    found = intervals([predictions], [metric])[metric]
+    return ProbeResult(target, metric, found.value, found.low, found.high, found.n)

@@ -1,0 +1,240 @@
+import json
+import pickle
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from fomo_ssl.core.errors import BundleError, NonFiniteLossError, RunError
+from fomo_ssl.downstream import inference
+from fomo_ssl.downstream.batches import BatchStream
+from fomo_ssl.downstream.cases import load_example
+from fomo_ssl.downstream.finetune import _plan, finetune
+from fomo_ssl.downstream.inference import predict_case, predict_mask
+from fomo_ssl.downstream.losses import dice_cross_entropy
+from fomo_ssl.downstream.models import TaskModel, TaskSpec, load_model
+from fomo_ssl.downstream.recipe import Recipe
+from fomo_ssl.downstream.scores import read_csv
+from fomo_ssl.downstream.splits import cross_validation, few_shot_splits
+from fomo_ssl.downstream.tasks import load_task
+from fomo_ssl.encoders import create_encoder
+from fomo_ssl.imaging.canonical import CanonicalSpec
+from fomo_ssl.imaging.nifti import read
+
+QUICK = Recipe(steps=4, batch_size=2, crop=(16, 16, 16), lr=3e-3, precision="32-true", switches={"flip": False})
+
+
+def run_small(make_task, bundle, run: Path, kind: str = "segmentation", recipe: Recipe = QUICK, **options):
+    root = make_task(kind, 6, options.pop("sequences", ("t1",))) if not options.get("task") else None
+    task = options.pop("task", None) or load_task(root)
+    splits = options.pop("splits", None) or few_shot_splits(task, [1, 2], 1, n_test=2)
+    rows = finetune(task=task, splits=splits, run=run, recipe=recipe, bundle=bundle, parallel=1, **options)
+    return task, splits, rows
+
+
+def unit_files(run: Path) -> dict[str, bytes]:
+    kept = ("predictions.csv", "curve.csv", "encoder.safetensors", "head.safetensors", "task.json")
+    return {str(f.relative_to(run)): f.read_bytes() for f in sorted(run.glob("units/**/*")) if f.name in kept}
+
+
+@pytest.mark.parametrize("kind", ["segmentation", "classification", "regression"])
+def test_every_kind_from_bundle_to_table(make_task, bundle, tmp_path, kind):
+    run = tmp_path / "run"
+    task, _, rows = run_small(make_task, bundle, run, kind)
+    for unit in ("shots1_seed0_pretrained", "shots2_seed0_scratch"):
+        result = json.loads((run / "units" / unit / "result.json").read_text())
+        table = read_csv(run / "units" / unit / "predictions.csv", kind)
+        for name, interval in result["metrics"].items():
+            assert interval["value"] == pytest.approx(table.metric(name), nan_ok=True)
+        assert (run / "units" / unit / "curve.csv").read_text().count("\n") == 5
+    assert {row.setting for row in rows} == {"1 shot", "2 shots"}
+    assert all(row.pretrained and row.scratch and row.difference for row in rows)
+    assert json.loads((run / "run.json").read_text())["status"] == "finished"
+    assert json.loads((run / "summary.json").read_text())[0]["task"] == task.name
+
+
+def test_prediction_from_the_bundle_is_the_tested_one(make_task, bundle, tmp_path):
+    affine = np.array([[0.0, -1.0, 0.0, 5.0], [0.0, 0.0, 1.3, -3.0], [-0.9, 0.0, 0.0, 8.0], [0.0, 0.0, 0.0, 1.0]])
+    root = make_task("segmentation", 4, affine=affine)
+    task = load_task(root)
+    splits = few_shot_splits(task, [2], 1, n_test=2)
+    run_small(make_task, bundle, tmp_path / "run", task=task, splits=splits)
+    unit = tmp_path / "run/units/shots2_seed0_pretrained"
+    result = json.loads((unit / "result.json").read_text())
+    for picture in result["pictures"]["best"]:
+        image = task[picture["case"]].images["t1"]
+        mask = predict_case(unit / "bundle", {"t1": image})
+        assert mask.shape == read(image).data.shape
+        written = read(unit / picture["prediction"])
+        assert np.array_equal(mask, written.data)
+        assert np.allclose(written.affine, affine, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["classification", "regression"])
+def test_numbers_from_the_bundle_are_the_tested_ones(make_task, bundle, tmp_path, kind):
+    task, _, _ = run_small(make_task, bundle, tmp_path / "run", kind)
+    unit = tmp_path / "run/units/shots2_seed0_pretrained"
+    table = read_csv(unit / "predictions.csv", kind)
+    for row, name in enumerate(table.cases):
+        value = predict_case(unit / "bundle", task[name].images)
+        assert value == pytest.approx(float(table.columns["prediction"][row]), rel=1e-6)
+
+
+def test_twins_differ_in_the_encoder_s_weights_alone(make_task, bundle, tmp_path, monkeypatch):
+    seen: dict[str, list[torch.Tensor]] = {}
+    original = BatchStream.batch
+
+    def spy(self: BatchStream, step: int):
+        batch = original(self, step)
+        seen.setdefault("keys", []).append(batch.keys)
+        seen.setdefault("images", []).append(batch.images)
+        return batch
+
+    monkeypatch.setattr(BatchStream, "batch", spy)
+    task = load_task(make_task("segmentation", 6))
+    still = replace(QUICK, lr=0.0)
+    run_small(
+        make_task, bundle, tmp_path / "run", task=task, recipe=still, splits=few_shot_splits(task, [2], 1, n_test=2)
+    )
+    assert len(seen["keys"]) == 8
+    for k in range(4):
+        assert torch.equal(seen["keys"][k], seen["keys"][k + 4])
+        assert torch.equal(seen["images"][k], seen["images"][k + 4])
+    models = [load_model(tmp_path / f"run/units/shots2_seed0_{arm}/bundle") for arm in ("pretrained", "scratch")]
+    heads = [model.head.state_dict() for model in models]
+    assert all(torch.equal(heads[0][name], heads[1][name]) for name in heads[0])
+    stems = [model.encoder.state_dict()[f"{model.encoder.stem}.weight"] for model in models]
+    assert not torch.equal(*stems)
+
+
+def test_run_is_the_same_again_and_resumes_by_unit(make_task, bundle, tmp_path):
+    task, splits, _ = run_small(make_task, bundle, tmp_path / "one")
+    again = {"task": task, "splits": splits}
+    run_small(make_task, bundle, tmp_path / "two", **again)
+    assert unit_files(tmp_path / "one") == unit_files(tmp_path / "two")
+    # A unit that was killed before its result.json is done again; a finished one is not touched.
+    lost = tmp_path / "two/units/shots1_seed0_scratch"
+    (lost / "result.json").unlink()
+    (lost / "predictions.csv").write_text("torn")
+    kept = tmp_path / "two/units/shots2_seed0_scratch/result.json"
+    before = kept.stat().st_mtime_ns
+    run_small(make_task, bundle, tmp_path / "two", resume="auto", **again)
+    assert unit_files(tmp_path / "one") == unit_files(tmp_path / "two")
+    assert kept.stat().st_mtime_ns == before
+
+
+def test_a_run_of_other_values_is_not_mixed_in(make_task, bundle, tmp_path):
+    task, splits, _ = run_small(make_task, bundle, tmp_path / "run")
+    options = {"task": task, "splits": splits}
+    with pytest.raises(RunError, match="not empty"):
+        run_small(make_task, bundle, tmp_path / "run", **options)
+    with pytest.raises(RunError, match=r"training\.steps"):
+        run_small(make_task, bundle, tmp_path / "run", resume="auto", recipe=replace(QUICK, steps=5), **options)
+
+
+@pytest.mark.slow
+def test_side_by_side_gives_the_same_results(make_task, bundle, tmp_path):
+    task = load_task(make_task("segmentation", 6))
+    splits = few_shot_splits(task, [1], 1, n_test=2)
+    run_small(make_task, bundle, tmp_path / "one", task=task, splits=splits)
+    finetune(task=task, splits=splits, run=tmp_path / "two", recipe=QUICK, bundle=bundle, parallel=2)
+    assert unit_files(tmp_path / "one") == unit_files(tmp_path / "two")
+
+
+def test_cross_validation_pools_the_folds(make_task, bundle, tmp_path):
+    root = make_task("regression", 6)
+    people = "".join(f"sub_{n}\t{'AB'[n % 2]}\n" for n in range(6))
+    (root / "participants.tsv").write_text("participant_id\tdataset\n" + people)
+    task = load_task(root)
+    recipe = replace(QUICK, steps=2)
+    splits = cross_validation(task, 2)
+    _, _, rows = run_small(make_task, bundle, tmp_path / "run", task=task, splits=splits, recipe=recipe)
+    assert {(row.setting, row.dataset, row.pretrained.n) for row in rows} == {
+        ("cross-validation", "all", 6),
+        ("cross-validation", "A", 3),
+        ("cross-validation", "B", 3),
+    }
+
+
+@pytest.mark.parametrize("fusion", ["early", "late"])
+def test_several_sequences_from_a_one_sequence_bundle(make_task, bundle, tmp_path, fusion):
+    task = load_task(make_task("segmentation", 4, ("flair", "t1")))
+    splits = few_shot_splits(task, [1], 1, n_test=1)
+    recipe = replace(QUICK, steps=2, fusion=fusion)
+    run_small(make_task, bundle, tmp_path / "run", task=task, splits=splits, recipe=recipe)
+    case = task[splits[0].test[0]]
+    mask = predict_case(tmp_path / "run/units/shots1_seed0_pretrained/bundle", case.images)
+    assert mask.shape == read(case.images["flair"]).data.shape
+
+
+def test_scratch_alone_needs_an_encoder(make_task, tmp_path):
+    task = load_task(make_task("segmentation", 4))
+    splits = few_shot_splits(task, [1], 1, n_test=1)
+    with pytest.raises(RunError, match="encoder=NAME"):
+        finetune(task=task, splits=splits, run=tmp_path / "run", recipe=QUICK, bundle=None)
+    rows = finetune(
+        task=task,
+        splits=splits,
+        run=tmp_path / "run",
+        recipe=replace(QUICK, steps=1),
+        bundle=None,
+        encoder="unet_t",
+        encoder_args={"channels": (4, 8)},
+        parallel=1,
+    )
+    assert all(row.pretrained is None and row.difference is None and row.scratch for row in rows)
+
+
+def test_training_learns_the_task(make_task, bundle, tmp_path):
+    task = load_task(make_task("segmentation", 6))
+    recipe = replace(QUICK, steps=60, crop=None, lr=1e-2, ema=0.9, validate_every=30)
+    splits = few_shot_splits(task, [3], 1, n_test=2, n_validation=1)
+    _, _, rows = run_small(make_task, bundle, tmp_path / "run", task=task, splits=splits, recipe=recipe, scratch=False)
+    assert rows[0].pretrained.value > 0.8
+    lines = (tmp_path / "run/units/shots3_seed0_pretrained/curve.csv").read_text().splitlines()
+    assert all(float(lines[step].split(",")[3]) > 0.5 for step in (30, 60))
+    assert lines[29].endswith(",")
+
+
+def test_sliding_window_puts_every_voxel_where_it_belongs(make_task, bundle, tmp_path, monkeypatch):
+    task = load_task(make_task("segmentation", 2, affine=np.diag([1.0, -1.0, 1.0, 1.0])))
+    example = load_example(task.cases[0], task.sequences, CanonicalSpec(1.0, crop_foreground=False))
+    spec = TaskSpec("balls", "segmentation", ("t1",), 3, (16, 16, 32), 1.0, 2.0, False)
+    model = TaskModel(create_encoder("unet_t", channels=(4, 8)), spec)
+
+    def by_intensity(_: TaskModel, x: torch.Tensor) -> torch.Tensor:
+        """A network without context: dark is class 2, bright is class 1."""
+        return torch.cat([torch.zeros_like(x), x - 1.3, -1.3 - x], dim=1)
+
+    monkeypatch.setattr(inference, "_forward", by_intensity)
+    assert example.prepared.image.shape[1] > spec.crop[0]
+    assert example.prepared.image.shape[3] < spec.crop[2]
+    mask = predict_mask(model, example.prepared)
+    image = example.prepared.image[0][:, ::-1]
+    assert np.array_equal(mask, np.where(image > 1.3, 1, np.where(image < -1.3, 2, 0)))
+    assert np.mean(mask == example.drawn_mask) > 0.95
+
+
+def test_dice_cross_entropy_prefers_the_truth():
+    target = torch.zeros(1, 4, 4, 4, dtype=torch.long)
+    target[:, :2] = 1
+    right = torch.nn.functional.one_hot(target, 2).movedim(-1, 1).float() * 20
+    assert float(dice_cross_entropy(right, target)) < 1e-3
+    assert float(dice_cross_entropy(-right, target)) > 5.0
+
+
+def test_a_loss_that_is_no_number_stops_the_run(make_task, bundle, tmp_path):
+    with pytest.raises(NonFiniteLossError, match="Lower lr"):
+        run_small(make_task, bundle, tmp_path / "run", recipe=replace(QUICK, lr=float("inf"), steps=8, warmup=0.0))
+
+
+def test_a_bare_encoder_cannot_predict(bundle):
+    with pytest.raises(BundleError, match="no task head"):
+        predict_case(bundle, {"t1": Path("t1.nii.gz")})
+
+
+def test_plan_survives_the_way_between_processes(make_task, bundle, tmp_path):
+    plan = _plan(load_task(make_task("segmentation", 2)), tmp_path, QUICK, bundle, None, {})
+    assert pickle.loads(pickle.dumps(plan)) == plan

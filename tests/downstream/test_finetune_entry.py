@@ -1,0 +1,69 @@
+import json
+
+import pytest
+
+from fomo_ssl.config import compose
+from fomo_ssl.core.errors import ConfigError
+from fomo_ssl.downstream.recipe import Recipe
+from fomo_ssl.finetune import build_recipe, main, overrides
+
+
+@pytest.mark.parametrize("kind", ["segmentation", "classification", "regression"])
+def test_task_path_picks_its_recipe(make_task, kind):
+    root = make_task(kind, 2)
+    config = compose("finetune", overrides([f"task={root}", "bundle=none", "shots=1,5,20", "steps=7"]))
+    assert config["task_path"] == str(root)
+    assert config["shots"] == [1, 5, 20]
+    recipe = build_recipe(config)
+    assert isinstance(recipe, Recipe)
+    assert recipe.steps == 7
+    assert (recipe.freeze > 0) == (kind != "segmentation")
+    assert recipe.switches.get("flip", False) is False
+
+
+@pytest.mark.parametrize(
+    ("word", "shots"), [("shots=5", 5), ("shots=[1,2]", [1, 2]), ("shots='1,2'", [1, 2]), ("shots=1,2", [1, 2])]
+)
+def test_shots_as_people_write_them(make_task, word, shots):
+    config = compose("finetune", overrides([f"task={make_task('regression', 2)}", "bundle=none", word]))
+    assert config["shots"] in (shots, [shots])
+
+
+def test_every_value_of_the_recipe_is_in_every_yaml():
+    from dataclasses import fields
+
+    for kind in ("segmentation", "classification", "regression"):
+        config = compose("finetune", [f"task={kind}", "task_path=x", "bundle=none"])
+        assert {field.name for field in fields(Recipe)} - set(config) == {"switches"}
+
+
+def test_no_task_is_an_error():
+    with pytest.raises(ConfigError, match="task=PATH"):
+        overrides(["bundle=none"])
+
+
+def test_command_line_to_summary(make_task, tmp_path, capsys):
+    words = [f"task={make_task('regression', 4)}", f"run={tmp_path / 'run'}", "bundle=none", "encoder=unet_t"]
+    words += ["encoder.channels=[4,8]", "shots=1,2", "seeds=1", "n_test=2", "steps=2", "crop=16", "parallel=1"]
+    main(words)
+    assert len(json.loads((tmp_path / "run/summary.json").read_text())) == 4
+    assert "kind regression inferred" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["encoder=resnet"], "unknown encoder"),
+        (["stpes=3"], "Did you mean steps"),
+        (["mode=all"], "mode=all"),
+        ([], "encoder=NAME"),
+        (["shots=9", "encoder=unet_t"], "do not fit"),
+    ],
+)
+def test_mistakes_are_one_line_and_exit_code_2(make_task, capsys, words, message):
+    with pytest.raises(SystemExit) as stop:
+        main([f"task={make_task('regression', 4)}", "bundle=none", *words])
+    assert stop.value.code == 2
+    lines = [line for line in capsys.readouterr().err.splitlines() if "inferred" not in line]
+    assert len(lines) == 1
+    assert message in lines[0]

@@ -1,0 +1,77 @@
+import numpy as np
+import pytest
+
+from fomo_ssl.core.errors import RunError
+from fomo_ssl.downstream.metrics import auroc, macro_auroc, mae
+from fomo_ssl.downstream.scores import (
+    Predictions,
+    by_dataset,
+    concatenate,
+    differences,
+    intervals,
+    of_dataset,
+    read_csv,
+    to_csv,
+)
+
+
+def table(kind: str, shift: float = 0.0, count: int = 12) -> Predictions:
+    generator = np.random.default_rng(3)
+    target = np.arange(count) % 2 if kind == "classification" else 50 + 5 * generator.normal(size=count)
+    columns = {"target": target.astype(float), "prediction": target + generator.normal(size=count) + shift}
+    if kind == "segmentation":
+        columns = {name: generator.uniform(0.5, 0.9, count) + shift for name in ("dice", "surface_dice", "dice_1")}
+    names = tuple(f"sub_{i:02d}" for i in range(count))
+    return Predictions(kind, names, names, tuple("AB"[i % 3 == 0] for i in range(count)), columns)
+
+
+@pytest.mark.parametrize("kind", ["segmentation", "classification", "regression"])
+def test_csv_gives_back_the_same_numbers(kind, tmp_path):
+    whole = table(kind)
+    (tmp_path / "predictions.csv").write_text(to_csv(whole))
+    again = read_csv(tmp_path / "predictions.csv", kind)
+    assert (again.cases, again.subjects, again.datasets) == (whole.cases, whole.subjects, whole.datasets)
+    assert all(np.array_equal(again.columns[name], column) for name, column in whole.columns.items())
+
+
+def test_damaged_csv_is_an_error(tmp_path):
+    (tmp_path / "predictions.csv").write_text("case,subject,dataset,dice\nsub_1,sub_1,,high\n")
+    with pytest.raises(RunError, match="no table of predictions"):
+        read_csv(tmp_path / "predictions.csv", "segmentation")
+
+
+def test_metrics_are_those_of_the_metrics_module():
+    ages, classes = table("regression"), table("classification")
+    assert ages.metric("mae") == mae(ages.columns["prediction"], ages.columns["target"])
+    assert classes.metric("auroc") == auroc(classes.columns["prediction"], classes.columns["target"])
+    three = {f"probability_{k}": np.random.default_rng(k).uniform(size=12) for k in range(3)}
+    columns = {"target": np.arange(12.0) % 3, "prediction": np.zeros(12), **three}
+    multi = Predictions("classification", classes.cases, classes.subjects, classes.datasets, columns)
+    assert multi.metric("auroc") == macro_auroc(np.stack(list(three.values()), axis=1), columns["target"])
+
+
+def test_seeds_are_averaged_and_the_twin_is_paired():
+    better, worse = [table("segmentation", 0.1), table("segmentation", 0.12)], [table("segmentation")] * 2
+    found = differences(better, worse)["dice"]
+    assert found.value == pytest.approx(0.11)
+    assert found.high - found.low < 1e-9
+    assert intervals(better)["dice"].value == pytest.approx(table("segmentation").metric("dice") + 0.11)
+
+
+def test_arms_with_other_cases_are_refused():
+    with pytest.raises(RunError, match="different cases"):
+        differences([table("regression")], [table("regression", count=11)])
+
+
+def test_results_within_each_dataset():
+    whole = table("regression")
+    groups = by_dataset([whole])
+    assert sorted(groups) == ["A", "B"]
+    assert groups["B"]["mae"].n == whole.datasets.count("B")
+    assert by_dataset([of_dataset(whole, "A")]) == {}
+
+
+def test_folds_become_one_table():
+    whole = table("regression")
+    parts = [whole.take([5, 3, 1]), whole.take([0, 2, 4, 6, 7, 8, 9, 10, 11])]
+    assert to_csv(concatenate(parts)) == to_csv(whole)

@@ -1,0 +1,96 @@
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fomo_ssl.core.errors import TaskError
+from fomo_ssl.downstream.splits import cross_validation, few_shot_splits, read_splits, save_splits
+from fomo_ssl.downstream.tasks import Case, Task
+
+
+def task_of(subjects: int, sessions: int = 1, kind: str = "classification", positives: int = 4) -> Task:
+    cases = tuple(
+        Case(f"sub_{s}_ses_{k}", f"sub_{s}", f"ses_{k}", {"t1": Path("t1.nii.gz")}, int(s < positives))
+        for s in range(subjects)
+        for k in range(sessions)
+    )
+    return Task("t", kind, ("t1",), cases, 2)  # type: ignore[arg-type]
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.integers(8, 30), st.integers(1, 3), st.sampled_from(["classification", "regression"]))
+def test_few_shot_splits_nest_and_never_leak(subjects, sessions, kind):
+    splits = few_shot_splits(task_of(subjects, sessions, kind), [1, 3], 3, n_test=4, n_validation=1)
+    assert len({split.test for split in splits}) == 1
+    assert len({name for split in splits for name in (split.name,)}) == 6
+    for seed in range(3):
+        small, large = (split for split in splits if split.seed == seed)
+        assert set(small.train) < set(large.train)
+        assert (len(small.train), len(large.train), len(large.test)) == (sessions, 3 * sessions, 4 * sessions)
+    for split in splits:
+        parts = [{name.rsplit("_ses")[0] for name in part} for part in (split.train, split.validation, split.test)]
+        assert len(set.union(*parts)) == sum(len(part) for part in parts)
+
+
+def test_seeds_differ_and_repeat():
+    task = task_of(40, kind="regression")
+    splits = few_shot_splits(task, [5], 4, n_test=10)
+    assert len({split.train for split in splits}) == 4
+    assert splits == few_shot_splits(task, [5], 4, n_test=10)
+
+
+def test_more_seeds_or_shots_leave_the_others_alone():
+    task = task_of(40, kind="regression")
+    few = few_shot_splits(task, [1], 1, n_test=10)[0]
+    many = few_shot_splits(task, [1, 5, 20], 3, n_test=10)
+    assert few in many
+
+
+def test_classes_are_balanced_in_every_training_set():
+    for split in few_shot_splits(task_of(40, positives=20), [2, 4, 10], 5, n_test=20):
+        positives = sum(int(name.split("_")[1]) < 20 for name in split.train)
+        assert positives == len(split.train) // 2
+        assert sum(int(name.split("_")[1]) < 20 for name in split.test) == 10
+
+
+def test_default_test_set_is_what_is_left():
+    assert len(few_shot_splits(task_of(12), [5], 1)[0].test) == 7
+    assert len(few_shot_splits(task_of(90), [5], 1)[0].test) == 50
+
+
+@pytest.mark.parametrize(("shots", "n_test"), [([10], 5), ([12], None), ([0], 2)])
+def test_impossible_splits_say_why(shots, n_test):
+    with pytest.raises(TaskError, match="subjects"):
+        few_shot_splits(task_of(12), shots, 1, n_test=n_test)
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.integers(5, 20), st.integers(2, 5), st.integers(1, 2))
+def test_every_case_is_tested_once_a_seed(subjects, folds, seeds):
+    task = task_of(subjects, 2, kind="regression")
+    splits = cross_validation(task, folds, seeds)
+    for seed in range(seeds):
+        tested = [name for split in splits if split.seed == seed for name in split.test]
+        assert sorted(tested) == sorted(case.name for case in task.cases)
+    for split in splits:
+        assert {n.rsplit("_ses")[0] for n in split.test}.isdisjoint(n.rsplit("_ses")[0] for n in split.train)
+
+
+def test_folds_hold_both_classes():
+    for split in cross_validation(task_of(20, positives=9), 4):
+        assert 0 < sum(int(name.split("_")[1]) < 9 for name in split.test) < len(split.test)
+
+
+def test_too_many_folds():
+    with pytest.raises(TaskError, match="21 folds do not suit 20 subjects"):
+        cross_validation(task_of(20), 21)
+
+
+def test_splits_survive_the_file(tmp_path):
+    splits = few_shot_splits(task_of(12), [1, 2], 2, n_test=4) + cross_validation(task_of(12), 3)
+    save_splits(tmp_path / "splits.json", splits)
+    assert read_splits(tmp_path / "splits.json") == splits
+    (tmp_path / "splits.json").write_text("{")
+    with pytest.raises(TaskError, match="no list of splits"):
+        read_splits(tmp_path / "splits.json")

@@ -1,0 +1,182 @@
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from fomo_ssl.core.errors import TaskError
+from fomo_ssl.downstream.cases import load_example
+from fomo_ssl.downstream.tasks import find_kind, load_task
+from fomo_ssl.imaging.canonical import CanonicalSpec
+from fomo_ssl.imaging.nifti import write
+
+
+@pytest.mark.parametrize(("kind", "classes"), [("segmentation", 3), ("classification", 2), ("regression", 1)])
+def test_kind_is_inferred_and_said(make_task, kind, classes):
+    task = load_task(make_task(kind, 4))
+    assert (task.kind, task.classes, task.sequences, len(task.cases)) == (kind, classes, ("t1",), 4)
+    assert any("inferred" in note for note in task.notes)
+
+
+def test_task_yaml_goes_before_inference(make_task):
+    root = make_task("classification", 4)
+    (root / "task.yaml").write_text("name: ages\nkind: regression\nsequences: [t1]\n")
+    task = load_task(root)
+    assert (task.name, task.kind, task.classes) == ("ages", "regression", 1)
+    assert find_kind(root) == "regression"
+
+
+def test_whole_numbers_with_gaps_are_no_classes(make_task):
+    root = make_task("classification", 2)
+    for number, age in enumerate((34, 71)):
+        (root / f"labels/sub_{number}/ses_1/label.txt").write_text(str(age))
+    assert find_kind(root) == "regression"
+
+
+def test_label_may_lie_beside_the_sessions(make_task):
+    root = make_task("classification", 2)
+    for number in range(2):
+        folder = root / f"labels/sub_{number}"
+        shutil.move(folder / "ses_1/label.txt", folder / "label.txt")
+    assert [case.label for case in load_task(root).cases] == [0, 1]
+
+
+def test_participants_give_the_dataset(make_task):
+    root = make_task("regression", 2)
+    (root / "participants.tsv").write_text("participant_id\tdataset\nsub_0\tIXI\nsub_1\tother\n")
+    assert [case.dataset for case in load_task(root).cases] == ["IXI", "other"]
+
+
+def test_missing_sequence_states_policy_and_way_out(make_task):
+    root = make_task("segmentation", 3, ("flair", "t1"))
+    (root / "preprocessed/sub_1/ses_1/flair.nii.gz").unlink()
+    with pytest.raises(TaskError, match=r"sub_1_ses_1 has no flair; the policy .* is error.*missing=skip"):
+        load_task(root)
+    skipped = load_task(root, missing="skip")
+    assert [case.subject for case in skipped.cases] == ["sub_0", "sub_2"]
+    assert any("skipped" in note for note in skipped.notes)
+    zeros = load_task(root, missing="zeros")
+    prepared = load_example(zeros["sub_1_ses_1"], zeros.sequences, CanonicalSpec(crop_foreground=False)).prepared
+    assert not prepared.image[0].any()
+    assert prepared.image[1].any()
+
+
+def test_alternatives_take_the_sequence_that_is_there(make_task):
+    root = make_task("segmentation", 2, ("swi", "t1"))
+    shutil.move(root / "preprocessed/sub_1/ses_1/swi.nii.gz", root / "preprocessed/sub_1/ses_1/t2s.nii.gz")
+    task = load_task(root, sequences=["t1", "swi|t2s"])
+    assert [case.images["swi|t2s"].name for case in task.cases] == ["swi.nii.gz", "t2s.nii.gz"]
+
+
+def test_unlabelled_sessions_are_left_out_and_said(make_task):
+    root = make_task("regression", 3)
+    (root / "labels/sub_2/ses_1/label.txt").unlink()
+    task = load_task(root)
+    assert len(task.cases) == 2
+    assert any("no label" in note for note in task.notes)
+
+
+def test_no_labels_no_root_no_layout(make_task, tmp_path):
+    root = make_task("regression", 2)
+    shutil.rmtree(root / "labels")
+    with pytest.raises(TaskError, match=f"{root}: no labels"):
+        load_task(root)
+    with pytest.raises(TaskError, match="no such task"):
+        load_task(tmp_path / "nowhere")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(TaskError, match="neither"):
+        load_task(tmp_path / "empty")
+
+
+@pytest.mark.parametrize(
+    ("text", "kind", "message"),
+    [
+        ("old", "regression", "no number"),
+        ("nan", "regression", "no number"),
+        ("0.5", "classification", "no class index"),
+    ],
+)
+def test_labels_that_cannot_be_read(make_task, text, kind, message):
+    root = make_task("regression", 2)
+    (root / "labels/sub_0/ses_1/label.txt").write_text(text)
+    with pytest.raises(TaskError, match=message):
+        load_task(root, kind=kind)
+
+
+def test_bad_task_yaml(make_task):
+    root = make_task("regression", 2)
+    (root / "task.yaml").write_text("knid: regression\n")
+    with pytest.raises(TaskError, match="unknown keys knid"):
+        load_task(root)
+    (root / "task.yaml").write_text("kind: survival\n")
+    with pytest.raises(TaskError, match="'survival' is not known"):
+        load_task(root)
+
+
+def test_nnunet_raw_dataset(tmp_path, make_task):
+    source = make_task("segmentation", 2, ("t1", "flair"))
+    root = tmp_path / "Dataset001_Balls"
+    for folder in ("imagesTr", "labelsTr"):
+        (root / folder).mkdir(parents=True)
+    for number in range(2):
+        for channel, sequence in enumerate(("t1", "flair")):
+            image = source / f"preprocessed/sub_{number}/ses_1/{sequence}.nii.gz"
+            shutil.copy(image, root / f"imagesTr/ball_{number}_{channel:04d}.nii.gz")
+        shutil.copy(source / f"labels/sub_{number}/ses_1/seg.nii.gz", root / f"labelsTr/ball_{number}.nii.gz")
+    description = {"channel_names": {"0": "T1", "1": "FLAIR"}, "labels": {"background": 0, "a": 1, "b": 2}}
+    (root / "dataset.json").write_text(json.dumps(description | {"file_ending": ".nii.gz"}))
+    task = load_task(root)
+    assert (task.kind, task.sequences, task.classes) == ("segmentation", ("t1", "flair"), 3)
+    assert [case.name for case in task.cases] == ["ball_0", "ball_1"]
+
+
+def test_table_of_paths(make_task, tmp_path):
+    make_task("classification", 2)
+    rows = [f"task_classification/preprocessed/sub_{n}/ses_1/t1.nii.gz,{n}" for n in range(2)]
+    table = tmp_path / "table.csv"
+    table.write_text("\n".join(["image,label", *rows]))
+    task = load_task(table)
+    assert (task.name, task.kind, task.sequences) == ("table", "classification", ("t1",))
+    assert [case.subject for case in task.cases] == ["sub_0", "sub_1"]
+    table.write_text("image,label\nnowhere/t1.nii.gz,1\n")
+    with pytest.raises(TaskError, match="no such image"):
+        load_task(table)
+    table.write_text("path,label\na,1\n")
+    with pytest.raises(TaskError, match="columns path, label"):
+        load_task(table)
+
+
+@pytest.mark.parametrize(("shape", "shift", "message"), [((20, 24, 17), 0.0, "shape"), ((20, 24, 18), 3.0, "3.0 mm")])
+def test_mask_off_its_image_is_refused(make_task, shape, shift, message):
+    root = make_task("segmentation", 2)
+    affine = np.diag([-1.0, 1.0, 1.0, 1.0])
+    affine[2, 3] = shift
+    mask = np.zeros(shape, np.uint8)
+    mask[8:12, 8:12, 8:12] = 1
+    write(root / "labels/sub_0/ses_1/seg.nii.gz", mask, affine)
+    task = load_task(root)
+    with pytest.raises(TaskError, match=message):
+        load_example(task.cases[0], task.sequences, CanonicalSpec(crop_foreground=False))
+
+
+def test_mask_with_fractions_is_refused(make_task):
+    root = make_task("segmentation", 2)
+    write(root / "labels/sub_0/ses_1/seg.nii.gz", np.full((20, 24, 18), 0.4, np.float32), np.eye(4))
+    with pytest.raises(TaskError, match="no class indices"):
+        load_task(root)
+
+
+def test_real_tasks(real_data):
+    hippocampus = load_task(real_data / "tasks/hippocampus")
+    assert (hippocampus.kind, hippocampus.classes, len(hippocampus.cases)) == ("segmentation", 3, 120)
+    sex = load_task(real_data / "tasks/sex.csv")
+    assert (sex.kind, sex.classes) == ("classification", 2)
+    assert sum(case.label == 1 for case in sex.cases) == 11
+    ages = load_task(real_data / "tasks/brain_age")
+    assert ages.kind == "regression"
+    assert sorted({case.dataset for case in ages.cases}) == ["IXI", "NiChart_demo"]
+    spec = CanonicalSpec(1.0, crop_foreground=False)
+    for case in hippocampus.cases[:10]:
+        example = load_example(case, hippocampus.sequences, spec)
+        assert example.mask.shape == example.prepared.image.shape[1:]
+        assert np.array_equal(np.bincount(example.mask.ravel()), np.bincount(example.drawn_mask.ravel()))
