@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from monai.losses import DiceCELoss
 from monai.networks.nets import DynUNet
-from monai.transforms import Compose, RandAdjustContrastd, RandAffined, RandGaussianNoised, SpatialPadd
+from monai.transforms import Compose, RandAdjustContrastd, RandAffined, RandGaussianNoised
 from monai.utils import set_determinism
 
 from fomo_ssl.downstream.cases import Example, centre_origin, load_example, window
@@ -33,7 +33,6 @@ def augmentation() -> Compose:
     keys = ("image", "mask")
     return Compose(
         [
-            SpatialPadd(keys, CROP),
             RandAffined(
                 keys,
                 prob=0.7,
@@ -47,6 +46,13 @@ def augmentation() -> Compose:
             RandAdjustContrastd("image", prob=0.3, gamma=(0.7, 1.5)),
         ]
     )
+
+
+def padded(example: Example) -> dict[str, np.ndarray]:
+    """Image and mask in the box of the network, with the intensity of empty space around them."""
+    origin = centre_origin(example.mask.shape, CROP)
+    image = window(example.prepared.image, origin, CROP, example.prepared.background)
+    return {"image": image, "mask": window(example.mask, origin, CROP, 0.0)[None]}
 
 
 def network(classes: int) -> DynUNet:
@@ -76,7 +82,7 @@ def train(
     order = np.random.default_rng(seed)
     for _ in range(steps):
         chosen = [examples[i] for i in order.integers(len(examples), size=batch_size)]
-        items = [transform({"image": e.prepared.image, "mask": e.mask[None]}) for e in chosen]
+        items = [transform(padded(example)) for example in chosen]
         image = torch.stack([torch.as_tensor(item["image"]).float() for item in items])
         mask = torch.stack([torch.as_tensor(item["mask"]).long() for item in items])
         with torch.autocast("cpu", torch.bfloat16, enabled=bf16):

@@ -55,7 +55,7 @@ def test_command_line_to_summary(make_task, tmp_path, capsys):
     [
         (["encoder=resnet"], "unknown encoder"),
         (["stpes=3"], "Did you mean steps"),
-        (["mode=all"], "mode=all"),
+        (["mode=all", "encoder=unet_t"], "mode=all"),
         ([], "encoder=NAME"),
         (["shots=9", "encoder=unet_t"], "do not fit"),
     ],
