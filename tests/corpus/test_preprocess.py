@@ -118,6 +118,8 @@ def test_what_was_committed_is_not_done_again(tree: Path, whole: Path, tmp_path:
 
     store = tmp_path / "full"
     monkeypatch.setattr("fomo_ssl.corpus.preprocess._SHARD_SCANS", 2)
+    # By number alone: a slow machine would commit more often.
+    monkeypatch.setattr("fomo_ssl.corpus.preprocess._SHARD_SECONDS", float("inf"))
     monkeypatch.setattr(Journal, "commit", full)
     with pytest.raises(StoreError, match="no space left on the device") as caught:
         preprocess(tree, store, SPEC)
