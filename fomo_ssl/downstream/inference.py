@@ -70,7 +70,7 @@ def predict_mask(model: TaskModel, prepared: Prepared) -> np.ndarray:
 @torch.inference_mode()
 def predict_scan(model: TaskModel, prepared: Prepared) -> np.ndarray:
     """Probabilities of the classes, or the value of a regression in the unit of its label; float64 (k,)."""
-    outputs = _forward(model, _batch_of_one(prepared, model.spec.crop)).double().cpu()[0]
+    outputs = _forward(model, _batch_of_one(model, prepared, model.spec.crop)).double().cpu()[0]
     if model.spec.kind == "classification":
         return outputs.softmax(dim=0).numpy()
     return outputs.numpy() * model.spec.target_std + model.spec.target_mean
@@ -79,7 +79,7 @@ def predict_scan(model: TaskModel, prepared: Prepared) -> np.ndarray:
 def _dense_logits(model: TaskModel, prepared: Prepared) -> Float[Tensor, "k x y z"]:
     shape, crop = prepared.image.shape[1:], model.spec.crop
     x, y, z = (max(n, c) for n, c in zip(shape, crop, strict=True))
-    padded = _batch_of_one(prepared, (x, y, z))
+    padded = _batch_of_one(model, prepared, (x, y, z))
     if (x, y, z) == crop:
         logits = _forward(model, padded)
     else:
@@ -93,11 +93,12 @@ def _dense_logits(model: TaskModel, prepared: Prepared) -> Float[Tensor, "k x y 
     return cut
 
 
-def _batch_of_one(prepared: Prepared, size: Triple) -> Float[Tensor, "1 c x y z"]:
+def _batch_of_one(model: TaskModel, prepared: Prepared, size: Triple) -> Float[Tensor, "1 c x y z"]:
     origin = centre_origin(prepared.image.shape[1:], size)
-    return torch.from_numpy(window(prepared.image, origin, size, prepared.background))[None]
+    image = torch.from_numpy(window(prepared.image, origin, size, prepared.background))[None]
+    return image.to(next(model.parameters()).device)
 
 
 def _forward(model: TaskModel, x: Float[Tensor, "b c x y z"]) -> Float[Tensor, "b k *space"]:
-    outputs: Tensor = model(x.to(next(model.parameters()).device))
+    outputs: Tensor = model(x)
     return outputs.float()

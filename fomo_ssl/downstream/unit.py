@@ -179,8 +179,13 @@ def fit(
             callbacks=[],
             options={"accelerator": "auto", "gradient_clip_val": recipe.clip},
         )
-        trainer.fit(module, stream)
-    model.eval()
+        try:
+            trainer.fit(module, stream)
+        except SystemExit as error:
+            # Lightning turns an interrupt into exit code 1.
+            raise KeyboardInterrupt if isinstance(error.__context__, KeyboardInterrupt) else error from None
+    # Lightning leaves the model on the CPU.
+    model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
     return module.curve
 
 

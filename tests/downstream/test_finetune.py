@@ -134,6 +134,25 @@ def test_a_run_of_other_values_is_not_mixed_in(make_task, bundle, tmp_path):
         run_small(make_task, bundle, tmp_path / "run", resume="auto", recipe=replace(QUICK, steps=5), **options)
 
 
+def test_interrupt_leaves_the_unit_unfinished(make_task, bundle, tmp_path, monkeypatch):
+    original = BatchStream.batch
+
+    def interrupted(self: BatchStream, step: int):
+        if step == 2:
+            raise KeyboardInterrupt
+        return original(self, step)
+
+    monkeypatch.setattr(BatchStream, "batch", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run_small(make_task, bundle, tmp_path / "run")
+    monkeypatch.undo()
+    assert not list((tmp_path / "run").glob("units/*/result.json"))
+    task = load_task(tmp_path / "task_segmentation")
+    splits = few_shot_splits(task, [1, 2], 1, n_test=2)
+    run_small(make_task, bundle, tmp_path / "run", task=task, splits=splits, resume="auto")
+    assert len(list((tmp_path / "run").glob("units/*/result.json"))) == 4
+
+
 @pytest.mark.slow
 def test_side_by_side_gives_the_same_results(make_task, bundle, tmp_path):
     task = load_task(make_task("segmentation", 6))
