@@ -18,9 +18,9 @@ class Recipe:
         spacing: mm; None takes the bundle's.
         crop_foreground: cut the air around the head away first.
         lr, weight_decay: of AdamW, at the peak.
-        encoder_lr_scale: the encoder's rate as a share of `lr`.
+        encoder_lr_scale: the pretrained encoder's rate as a share of `lr`; the twin's is always 1.
         warmup: share of the steps with a rising rate; a cosine falls to zero after it.
-        freeze: share of the steps in which only the head moves.
+        freeze: share of the steps in which only the head of the pretrained arm moves; the twin's encoder never waits.
         clip: largest norm of the gradient.
         foreground: share of segmentation crops that aim at a foreground voxel.
         augment, switches: preset of `Augmenter`, and its transforms switched off, on, or given other values.

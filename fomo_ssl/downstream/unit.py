@@ -5,7 +5,7 @@ import io
 import json
 import time
 from collections.abc import Mapping, MutableMapping, Sequence
-from dataclasses import asdict, astuple, dataclass, fields
+from dataclasses import asdict, astuple, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -156,6 +156,14 @@ def build_model(plan: Plan, unit: Unit, train: Sequence[Example]) -> TaskModel:
     return TaskModel(encoder, spec, seed=seed).train()
 
 
+def recipe_of(recipe: Recipe, init: Init) -> Recipe:
+    """The recipe of an arm: random weights are spared neither by a small rate nor by standing still.
+
+    Protecting what was pretrained is part of the pretrained arm; the same protection would cripple its twin.
+    """
+    return recipe if init == "pretrained" else replace(recipe, encoder_lr_scale=1.0, freeze=0.0)
+
+
 def fit(
     plan: Plan, unit: Unit, model: TaskModel, train: Sequence[Example], cache: MutableMapping[str, Example]
 ) -> list[CurvePoint]:
@@ -167,7 +175,7 @@ def fit(
     def validate(current: TaskModel) -> float:
         return predict_examples(current, validation, recipe.tolerance)[0].metric(METRICS[plan.task.kind][0])
 
-    module = FinetuneModule(model, recipe, validate if validation else None)
+    module = FinetuneModule(model, recipe_of(recipe, unit.init), validate if validation else None)
     with quiet(), torch.random.fork_rng():
         # Drop-path and dropout draw from the global generator.
         torch.manual_seed(unit.split.seed)

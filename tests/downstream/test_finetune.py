@@ -19,6 +19,7 @@ from fomo_ssl.downstream.recipe import Recipe
 from fomo_ssl.downstream.scores import read_csv
 from fomo_ssl.downstream.splits import cross_validation, few_shot_splits
 from fomo_ssl.downstream.tasks import load_task
+from fomo_ssl.downstream.unit import recipe_of
 from fomo_ssl.encoders import create_encoder
 from fomo_ssl.imaging.canonical import CanonicalSpec
 from fomo_ssl.imaging.nifti import read
@@ -257,3 +258,11 @@ def test_a_bare_encoder_cannot_predict(bundle):
 def test_plan_survives_the_way_between_processes(make_task, bundle, tmp_path):
     plan = _plan(load_task(make_task("segmentation", 2)), tmp_path, QUICK, bundle, None, {})
     assert pickle.loads(pickle.dumps(plan)) == plan
+
+
+def test_the_twin_is_not_held_back_by_what_protects_pretrained_weights():
+    recipe = Recipe(steps=1, batch_size=1, encoder_lr_scale=0.1, freeze=0.5)
+    assert recipe_of(recipe, "pretrained") == recipe
+    twin = recipe_of(recipe, "scratch")
+    assert (twin.encoder_lr_scale, twin.freeze) == (1.0, 0.0)
+    assert replace(twin, encoder_lr_scale=0.1, freeze=0.5) == recipe
