@@ -21,7 +21,7 @@ test: setup
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) -m "not slow"
 
 test-slow: setup
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) -m slow
+	HYPOTHESIS_PROFILE=explore OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) -m slow
 
 lint: setup
 	$(BIN)/ruff check .
@@ -34,7 +34,8 @@ format: setup
 	$(BIN)/ruff format .
 
 bench: setup
-	$(BIN)/python -m benchmarks.hippocampus --help
+	@ls benchmarks/*.py
+	@echo 'each says at its top how it is run'
 
 clean:
 	rm -rf .venv build dist

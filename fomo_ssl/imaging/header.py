@@ -125,7 +125,7 @@ def _dtype(header: Any) -> np.dtype:
     code = int(header["datatype"])
     try:
         dtype: np.dtype = np.dtype(header.get_data_dtype())
-    except HeaderDataError as error:
+    except (HeaderDataError, KeyError) as error:
         raise RejectedScan(Reason.BAD_HEADER, f"data type code {code} is unknown") from error
     if dtype.kind not in "iuf" or dtype.itemsize > 8:
         raise RejectedScan(Reason.NOT_SCALAR, f"voxels of type {dtype} (code {code})")

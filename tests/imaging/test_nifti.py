@@ -186,6 +186,15 @@ def test_singular_forms(tmp_path: Path):
     assert rejection(tmp_path / "none.nii") == Reason.BAD_AFFINE
 
 
+@pytest.mark.parametrize("code", [272, 3, 2**15 - 1])
+def test_an_unknown_data_type_is_a_bad_header(tmp_path: Path, code: int):
+    write(tmp_path / "a.nii", random_image(), AFFINE)
+    content = bytearray((tmp_path / "a.nii").read_bytes())
+    content[70:72] = struct.pack("<h", code)
+    (tmp_path / "a.nii").write_bytes(bytes(content))
+    assert rejection(tmp_path / "a.nii") == Reason.BAD_HEADER
+
+
 def test_a_missing_file_is_unreadable(tmp_path: Path):
     assert rejection(tmp_path / "none.nii.gz") == Reason.UNREADABLE
 
