@@ -93,13 +93,23 @@ class FinetuneModule(L.LightningModule):
         step = batch_idx + 1
         if self.validate is not None and (step % self.recipe.validate_every == 0 or step == self.recipe.steps):
             self.model.eval()
+            self._exchange()
             self.curve[-1].validation = self.validate(self.model)
+            self._exchange()
             self.model.train()
 
     @torch.no_grad()
     def on_train_end(self) -> None:
-        for parameter, mean in zip(self.model.parameters(), self._averaged, strict=False):
-            parameter.copy_(mean)
+        """Leave the averaged weights in the model, where the recipe averages."""
+        self._exchange()
+
+    def _exchange(self) -> None:
+        """Put the averaged weights where the last ones are, and the other way round."""
+        if self._averaged:
+            for parameter, mean in zip(self.model.parameters(), self._averaged, strict=True):
+                last = parameter.clone()
+                parameter.copy_(mean)
+                mean.copy_(last)
 
     def _average(self, step: int) -> None:
         weights = [parameter.detach() for parameter in self.model.parameters()]

@@ -78,6 +78,10 @@ class LightDecoder(nn.Module):
             self.ups.append(nn.Sequential(up, ConvNorm(fine.channels, fine.channels)))
         self.predict = nn.Conv3d(rungs[-1].channels, out_channels, 1)
         self.apply(init_convolution)
+        # Kaiming's scale is right before an activation. The output starts near the mean of normalised scans, so that
+        # the first steps are not spent on unlearning noise as large as the signal.
+        with torch.no_grad():
+            self.predict.weight.mul_(0.1)
 
     def forward(
         self, features: list[Float[Tensor, "b _ _ _ _"]], size: Sequence[int] | None = None

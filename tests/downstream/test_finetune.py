@@ -19,7 +19,7 @@ from fomo_ssl.downstream.recipe import Recipe
 from fomo_ssl.downstream.scores import read_csv
 from fomo_ssl.downstream.splits import cross_validation, few_shot_splits
 from fomo_ssl.downstream.tasks import load_task
-from fomo_ssl.downstream.unit import recipe_of
+from fomo_ssl.downstream.unit import predict_examples, recipe_of
 from fomo_ssl.encoders import create_encoder
 from fomo_ssl.imaging.canonical import CanonicalSpec
 from fomo_ssl.imaging.nifti import read
@@ -216,6 +216,11 @@ def test_training_learns_the_task(make_task, bundle, tmp_path):
     lines = (tmp_path / "run/units/shots3_seed0_pretrained/curve.csv").read_text().splitlines()
     assert all(float(lines[step].split(",")[3]) > 0.5 for step in (30, 60))
     assert lines[29].endswith(",")
+    # What is looked at on the way is what is kept: the averaged weights.
+    kept = load_model(tmp_path / "run/units/shots3_seed0_pretrained/bundle")
+    example = load_example(task[splits[0].validation[0]], task.sequences, kept.spec.canonical)
+    scored, _ = predict_examples(kept, [example], 1.0)
+    assert float(lines[60].split(",")[3]) == pytest.approx(scored.metric("dice"))
 
 
 def test_sliding_window_puts_every_voxel_where_it_belongs(make_task, bundle, tmp_path, monkeypatch):

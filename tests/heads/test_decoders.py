@@ -55,6 +55,14 @@ def test_light_decoder_uses_the_coarsest_map_alone(encoder: Encoder):
 
 
 @torch.no_grad()
+def test_a_new_light_decoder_says_nearly_nothing():
+    torch.manual_seed(0)
+    encoder = ENCODERS["resenc"](in_channels=2)
+    features = encoder.forward_features(torch.randn(2, 2, 32, 32, 32))
+    assert LightDecoder(encoder.feature_info, 1)(features).square().mean() < 0.1
+
+
+@torch.no_grad()
 def test_borders_finer_than_a_patch_reach_the_output_of_a_vit():
     torch.manual_seed(0)
     encoder = ENCODERS["vit"]()
