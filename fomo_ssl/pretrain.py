@@ -131,6 +131,7 @@ def build_data(values: Mapping[str, Any]) -> "DataConfig":
         dataset_weights=_weights(values, "dataset_weights"),
         sequence_weights=_weights(values, "sequence_weights"),
         workers=integer(values["workers"], "data.workers", 0),
+        max_unreadable=integer(values["max_unreadable"], "data.max_unreadable", 0),
     )
 
 

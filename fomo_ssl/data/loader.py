@@ -1,38 +1,80 @@
-"""From requests to batches of stored integers: workers divide the range of samples and decide nothing."""
+"""From requests to batches of stored integers: workers divide the range of samples and decide nothing.
+
+A scan that cannot be read is replaced by another draw, which is a function of (seed, sample) as well; every such scan
+is reported, and too many of them end the loop.
+"""
 
 import math
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Int64
+from jaxtyping import Int16, Int64
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from fomo_ssl.core.errors import StoreError
+from fomo_ssl.core.errors import RunError, StoreError
 from fomo_ssl.core.seeding import sample_key
 from fomo_ssl.core.types import CropBatch, Triple
 from fomo_ssl.corpus.store import Store
 from fomo_ssl.data.index import ScanIndex
+from fomo_ssl.data.ring import Ring
 from fomo_ssl.data.sampling import Request, Sampler, origin_range
 
+ATTEMPTS = 4
+"""Draws for one sample before the store as a whole is called unreadable."""
 
-def load_batch(store: Store, index: ScanIndex, requests: Sequence[Request], crop: Triple) -> CropBatch:
-    """Read the crops of some requests, each into its place in the batch.
+KEPT = 4
+"""Batches from worker processes whose crops stay untouched: the newest and those before it."""
+
+_PREFETCHED = 2  # batches a worker reads ahead
+
+
+@dataclass(frozen=True)
+class UnreadableScan:
+    """A scan that a loader met and could not read.
+
+    Attributes:
+        sample: the global sample that asked for it.
+        error: what the store said, naming the file.
+    """
+
+    sample: int
+    error: StoreError
+
+
+@dataclass
+class _Raw:
+    """What a worker sends: everything of a batch but the crops, which stay in the ring where there is one.
+
+    NumPy arrays travel as bytes; each torch tensor would travel as a file in /dev/shm.
+    """
+
+    requests: list[Request]
+    unreadable: list[UnreadableScan]
+    images: list[Int16[Tensor, "b 1 x y z"]] | None = field(default=None)
+
+
+def read_crops(store: Store, request: Request, crop: Triple, images: list[Int16[Tensor, "b 1 x y z"]], at: int) -> None:
+    """Read the crops of one request into place `at` of a batch.
 
     Raises:
         StoreError: a scan cannot be read; the message names its file.
     """
-    n_views = len(requests[0].rows)
+    for image, row, origin in zip(images, request.rows, request.origins, strict=True):
+        image.numpy()[at, 0] = store.read_crop(row, origin, crop)
+
+
+def to_batch(index: ScanIndex, requests: list[Request], images: list[Int16[Tensor, "b 1 x y z"]]) -> CropBatch:
+    """A batch of crops that were read, with what the index knows of their scans."""
     rows = np.array([request.rows for request in requests], dtype=np.int64).T
     origins = np.array([request.origins for request in requests], dtype=np.int64).transpose(1, 0, 2)
-    images = [np.empty((len(requests), 1, *crop), dtype=np.int16) for _ in range(n_views)]
-    for place, request in enumerate(requests):
-        for view, (row, origin) in enumerate(zip(request.rows, request.origins, strict=True)):
-            images[view][place, 0] = store.read_crop(row, origin, crop)
     return CropBatch(
-        images=[torch.from_numpy(image) for image in images],
+        images=images,
         scale=torch.from_numpy(index.scale[rows]),
         offset=torch.from_numpy(index.offset[rows]),
         origins=torch.from_numpy(origins.copy()),
@@ -45,37 +87,130 @@ def load_batch(store: Store, index: ScanIndex, requests: Sequence[Request], crop
     )
 
 
-class _Batches(Dataset[CropBatch | StoreError]):
+class _Batches(Dataset[_Raw | StoreError]):
     """Item k holds the global samples start + k * batch_size and on; the last item may be shorter."""
 
     def __init__(self, store: Store, sampler: Sampler, batch_size: int, start: int, stop: int) -> None:
         self.store, self.sampler, self.batch_size, self.start, self.stop = store, sampler, batch_size, start, stop
+        self.ring: Ring | None = None
 
     def __len__(self) -> int:
         return math.ceil((self.stop - self.start) / self.batch_size)
 
-    def __getitem__(self, k: int) -> CropBatch | StoreError:
+    def __getitem__(self, k: int) -> _Raw | StoreError:
         first = self.start + k * self.batch_size
-        requests = [self.sampler.request(i) for i in range(first, min(first + self.batch_size, self.stop))]
+        samples = range(first, min(first + self.batch_size, self.stop))
+        images = self.ring.views(k, len(samples)) if self.ring else self.empty(len(samples))
+        raw = _Raw([], [], None if self.ring else images)
         try:
-            return load_batch(self.store, self.sampler.index, requests, self.sampler.crop)
+            for place, sample in enumerate(samples):
+                raw.requests.append(self._read(sample, images, place, raw.unreadable))
         except StoreError as error:
             # A raised exception would reach the main process with a worker's traceback for a message.
             return error
+        return raw
+
+    def empty(self, samples: int) -> list[Int16[Tensor, "b 1 x y z"]]:
+        shape = (samples, 1, *self.sampler.crop)
+        return [torch.empty(shape, dtype=torch.int16) for _ in range(self.sampler.views.n)]
+
+    def _read(
+        self, sample: int, images: list[Int16[Tensor, "b 1 x y z"]], place: int, unreadable: list[UnreadableScan]
+    ) -> Request:
+        for attempt in range(ATTEMPTS):
+            request = self.sampler.request(sample, attempt)
+            try:
+                read_crops(self.store, request, self.sampler.crop, images, place)
+            except StoreError as error:
+                unreadable.append(UnreadableScan(sample, error))
+                last = error
+            else:
+                return request
+        raise StoreError(
+            f"{ATTEMPTS} scans in a row cannot be read; the last: {last}", way_out="Is the disk still there?"
+        ) from last
 
 
 class CropLoader(DataLoader[CropBatch]):
-    """A `DataLoader` of whole batches that raises in the main process what a worker could not read."""
+    """A `DataLoader` of whole batches whose workers write into a ring of shared memory.
+
+    With workers, the crops of a batch stay as they are until `KEPT` - 1 more batches were taken: copy what you keep.
+
+    Attributes:
+        on_unreadable: called in the main process for each scan that could not be read.
+    """
+
+    def __init__(
+        self,
+        batches: _Batches,
+        workers: int,
+        pin_memory: bool,
+        on_unreadable: Callable[[UnreadableScan], None] | None,
+    ) -> None:
+        # Forked workers share the ring and the index's pages; elsewhere fork is unsafe or missing, everything pickles,
+        # and crops travel through the queue.
+        forks = sys.platform == "linux"
+        super().__init__(
+            batches,  # type: ignore[arg-type]
+            batch_size=None,
+            shuffle=False,
+            num_workers=workers,
+            worker_init_fn=_start_worker if workers else None,
+            multiprocessing_context=("fork" if forks else "spawn") if workers else None,
+            # The loader would otherwise draw its workers' seeds from the global generator and so change the run.
+            generator=torch.Generator(),
+            prefetch_factor=_PREFETCHED if workers else None,
+        )
+        self.batches, self.pins = batches, pin_memory
+        self.uses_ring = bool(workers) and forks
+        self.on_unreadable = on_unreadable
 
     def __iter__(self) -> Iterator[CropBatch]:  # type: ignore[override]
-        for item in super().__iter__():
-            if isinstance(item, StoreError):
-                raise item
-            yield item
+        batches = self.batches
+        ring = None
+        if self.uses_ring and len(batches):
+            # A batch is asked for when the one `ahead` places before it is handed over: with KEPT slots more than
+            # that, what is written now was handed over KEPT batches ago.
+            ahead = _PREFETCHED * self.num_workers
+            ring = Ring.allocate(ahead + KEPT, batches.sampler.views.n, batches.batch_size, batches.sampler.crop)
+            if self.pins:
+                # Training waits for the device once a step, to look at the loss: copies of KEPT batches ago are done.
+                ring.pin()
+        batches.ring = ring
+        for k, raw in enumerate(_named(super().__iter__())):
+            if isinstance(raw, StoreError):
+                raise raw
+            for scan in raw.unreadable:
+                if self.on_unreadable is not None:
+                    self.on_unreadable(scan)
+            images = raw.images if ring is None else ring.views(k, len(raw.requests))
+            assert images is not None
+            yield to_batch(batches.sampler.index, raw.requests, images)
+
+
+def _named(items: Iterator[Any]) -> Iterator[Any]:
+    """The items; a worker that died ends them with an error for people."""
+    try:
+        yield from items
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise RunError(
+            f"a loader process died ({str(error).splitlines()[0]}); often memory ran out",
+            way_out="Use fewer data.workers or smaller crops, and continue with resume=auto",
+        ) from error
 
 
 def make_loader(
-    store: Store, sampler: Sampler, *, batch_size: int, start: int, stop: int, workers: int, pin_memory: bool = False
+    store: Store,
+    sampler: Sampler,
+    *,
+    batch_size: int,
+    start: int,
+    stop: int,
+    workers: int,
+    pin_memory: bool = False,
+    on_unreadable: Callable[[UnreadableScan], None] | None = None,
 ) -> CropLoader:
     """Batches of the global samples start .. stop - 1, in order, the same for any number of workers.
 
@@ -85,23 +220,14 @@ def make_loader(
         batch_size: samples a batch; the last batch may be shorter.
         start, stop: range of global sample indices; `start` is the samples seen so far.
         workers: processes that read ahead; 0 reads in this one.
-        pin_memory: page-locked batches, for an asynchronous copy to a GPU.
+        pin_memory: page-locked crops, for an asynchronous copy to a GPU.
+        on_unreadable: hears of every scan that could not be read and was replaced by another draw.
 
     Raises:
-        StoreError: while iterating, naming the file that could not be read.
+        StoreError: while iterating, where the scans of one sample cannot be read at all.
+        RunError: while iterating, a worker process was killed.
     """
-    return CropLoader(
-        _Batches(store, sampler, batch_size, start, stop),  # type: ignore[arg-type]
-        batch_size=None,
-        shuffle=False,
-        num_workers=workers,
-        pin_memory=pin_memory,
-        worker_init_fn=_start_worker if workers else None,
-        # Forked workers share the index's pages; elsewhere fork is unsafe or missing, and everything pickles.
-        multiprocessing_context=("fork" if sys.platform == "linux" else "spawn") if workers else None,
-        # The loader would otherwise draw its workers' seeds from the global generator and so change the run.
-        generator=torch.Generator(),
-    )
+    return CropLoader(_Batches(store, sampler, batch_size, start, stop), workers, pin_memory, on_unreadable)
 
 
 def _start_worker(worker: int) -> None:
@@ -116,7 +242,11 @@ def _start_worker(worker: int) -> None:
 def preview_batch(
     store: Store, index: ScanIndex, rows: Int64[np.ndarray, "_"], crop: Triple, *, n_views: int = 1, seed: int = 0
 ) -> CropBatch:
-    """Centre crops of the foreground of given (held-out) rows: the same pictures all through a run."""
+    """Centre crops of the foreground of given (held-out) rows: the same pictures all through a run.
+
+    Raises:
+        StoreError: one of them cannot be read.
+    """
     requests = []
     for place, row in enumerate(rows.tolist()):
         low, high = origin_range(index.shape[row], crop, index.box_lo[row], index.box_hi[row])
@@ -124,4 +254,7 @@ def preview_batch(
         origin = (int(middle[0]), int(middle[1]), int(middle[2]))
         key = sample_key(seed, place, "preview")
         requests.append(Request(place, key, (row,) * n_views, (origin,) * n_views, paired=True))
-    return load_batch(store, index, requests, crop)
+    images = [torch.empty((len(requests), 1, *crop), dtype=torch.int16) for _ in range(n_views)]
+    for place, request in enumerate(requests):
+        read_crops(store, request, crop, images, place)
+    return to_batch(index, requests, images)

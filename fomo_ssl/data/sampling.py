@@ -74,10 +74,10 @@ class Sampler:
         """Samples in one epoch."""
         return len(self.rows)
 
-    def request(self, i: int) -> Request:
-        """Rows, corners and key of global sample `i`."""
-        rng = numpy_generator(self.seed, i, "crop")
-        row = self._row(i)
+    def request(self, i: int, attempt: int = 0) -> Request:
+        """Rows, corners and key of global sample `i`; attempts above 0 are other draws, for scans that do not open."""
+        rng = numpy_generator(self.seed, i, f"crop/{attempt}" if attempt else "crop")
+        row = self._row(i, attempt)
         anchor = self._draw_origin(rng, row)
         rows, origins, paired = [row], [anchor], True
         if self.views.n > 1 and self.views.pairing == "session":
@@ -93,10 +93,12 @@ class Sampler:
         triples = tuple((int(o[0]), int(o[1]), int(o[2])) for o in origins)
         return Request(i, sample_key(self.seed, i), tuple(rows), triples, paired)
 
-    def _row(self, i: int) -> int:
+    def _row(self, i: int, attempt: int) -> int:
         if self._cumulative is not None:
-            point = numpy_generator(self.seed, i, "scan").random() * self._cumulative[-1]
-            position = int(np.searchsorted(self._cumulative, point, side="right"))
+            draw = numpy_generator(self.seed, i, f"scan/{attempt}" if attempt else "scan").random()
+            position = int(np.searchsorted(self._cumulative, draw * self._cumulative[-1], side="right"))
+        elif attempt:
+            position = int(numpy_generator(self.seed, i, f"scan/{attempt}").integers(len(self.rows)))
         else:
             epoch, place = divmod(i, len(self.rows))
             position = permute(place, len(self.rows), sample_key(self.seed, epoch, "order"))

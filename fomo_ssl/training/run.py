@@ -25,6 +25,9 @@ from fomo_ssl.training.optim import OptimConfig
 from fomo_ssl.training.record import Resume, circumstances, claim, digest, write_record
 from fomo_ssl.training.source import CropSource, DataConfig
 from fomo_ssl.training.trainer import build_trainer, check_options, choose_precision, quiet
+from fomo_ssl.training.unreadable import UnreadableScans
+
+_NOT_DECISIVE = ("workers", "max_unreadable")  # settings of the data that do not change a result
 
 
 @dataclass(frozen=True)
@@ -136,6 +139,7 @@ def pretrain(
             "status": "finished",
             "samples": module.samples_seen,
             "samples_per_second": speed,
+            "unreadable_scans": len(UnreadableScans(run, config.data.max_unreadable)),
             "loss_first": sum(losses[:tenth]) / tenth,
             "loss_last": sum(losses[-tenth:]) / tenth,
         }
@@ -158,7 +162,7 @@ def _recipe(
         "seed": config.seed,
         "precision": precision,
         "optim": asdict(config.optim),
-        "data": {key: value for key, value in asdict(config.data).items() if key != "workers"},
+        "data": {key: value for key, value in asdict(config.data).items() if key not in _NOT_DECISIVE},
         "data_fingerprint": source.store.fingerprint,
     }
 
@@ -167,7 +171,8 @@ def _fit(run: Path, module: PretrainModule, source: CropSource, config: RunConfi
     """Train to the end of the budget from the newest whole checkpoint; returns samples/s."""
     checkpoint = newest_checkpoint(run / "checkpoints", lambda line: print(line, file=sys.stderr))
     start = samples_of(checkpoint) if checkpoint else 0
-    stream = source.stream(config.batch_size, config.steps, start)
+    unreadable = UnreadableScans(run, config.data.max_unreadable)
+    stream = source.stream(config.batch_size, config.steps, start, unreadable)
     recorder = Recorder(config.log_every, lambda: stream.waited)
     saving = Saving(run / "checkpoints", config.checkpoint_every)
     callbacks: list[L.Callback] = [recorder]

@@ -12,7 +12,7 @@ import torch
 from fomo_ssl.core.types import CropBatch, Triple, ViewSpec
 from fomo_ssl.corpus.store import Store
 from fomo_ssl.data.index import ScanIndex, Split, sampling_weights, select_sequences, split_by_subject
-from fomo_ssl.data.loader import make_loader, preview_batch
+from fomo_ssl.data.loader import UnreadableScan, make_loader, preview_batch
 from fomo_ssl.data.sampling import Sampler
 
 PREVIEW_CROPS = 8
@@ -27,6 +27,8 @@ class DataConfig:
         sequences: names of the sequences to use; None takes all.
         dataset_weights, sequence_weights: relative weights of scans; with any, samples are drawn with replacement.
         workers: processes that read ahead; the batches do not depend on it.
+        max_unreadable: scans that may be missing or damaged before the run stops; up to there each is reported and
+            replaced by another draw.
     """
 
     held_out: float | int = 0.05
@@ -34,6 +36,7 @@ class DataConfig:
     dataset_weights: Mapping[str, float] = field(default_factory=dict)
     sequence_weights: Mapping[str, float] = field(default_factory=dict)
     workers: int = 2
+    max_unreadable: int = 10
 
 
 @dataclass(frozen=True)
@@ -67,7 +70,9 @@ class CropSource:
         sampler = Sampler(index, split.train, views, crop, seed, weights if weighted else None)
         return cls(store, index, split, sampler, data.workers, seed)
 
-    def stream(self, batch_size: int, steps: int, start: int) -> "SampleStream":
+    def stream(
+        self, batch_size: int, steps: int, start: int, on_unreadable: Callable[[UnreadableScan], None]
+    ) -> "SampleStream":
         """Global samples `start` .. `steps * batch_size` - 1 in batches."""
 
         def batches(first: int) -> Iterable[CropBatch]:
@@ -80,6 +85,7 @@ class CropSource:
                 stop=stop,
                 workers=self.workers,
                 pin_memory=torch.cuda.is_available(),
+                on_unreadable=on_unreadable,
             )
 
         return SampleStream(batches, steps, start)

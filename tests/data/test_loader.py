@@ -1,17 +1,21 @@
 """Batches: what they hold, and that workers, batch sizes and restarts change nothing."""
 
+import multiprocessing
+import os
 import pickle
 import shutil
+import signal
+from collections import deque
 
 import numpy as np
 import pytest
 import torch
 
-from fomo_ssl.core.errors import StoreError
+from fomo_ssl.core.errors import RunError, StoreError
 from fomo_ssl.core.types import ViewSpec
 from fomo_ssl.corpus.store import Store
 from fomo_ssl.data.augment import Augmenter
-from fomo_ssl.data.loader import make_loader, preview_batch
+from fomo_ssl.data.loader import KEPT, make_loader, preview_batch
 from fomo_ssl.data.sampling import Sampler
 
 CROP = (16, 24, 40)
@@ -27,7 +31,7 @@ def _by_sample(loader):
     found = {}
     for batch in loader:
         for place, number in enumerate(batch.indices.tolist()):
-            images = [image[place] for image in batch.images]
+            images = [image[place].clone() for image in batch.images]
             columns = [batch.scale, batch.offset, batch.origins, batch.rows, batch.sequences]
             found[number] = [
                 *images,
@@ -118,17 +122,65 @@ def test_reading_leaves_the_global_generators_alone(store, sampler):
     assert (numpy_state == np.random.get_state()[1]).all()
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-def test_a_scan_that_went_missing_is_named(store, index, sampler, tmp_path, workers):
+def test_the_newest_batches_of_workers_stay_as_they_are(store, index, sampler):
+    kept = deque(maxlen=KEPT)
+    for batch in make_loader(store, sampler, batch_size=2, start=0, stop=80, workers=2):
+        kept.append(batch)
+        for old in kept:
+            for place, request in enumerate(map(sampler.request, old.indices.tolist())):
+                for view, (row, origin) in enumerate(zip(request.rows, request.origins, strict=True)):
+                    np.testing.assert_array_equal(old.images[view][place, 0], store.read_crop(row, origin, CROP))
+
+
+@pytest.fixture
+def broken(store, tmp_path):
     shutil.copytree(store.path, tmp_path / "store")
-    broken = Store.open(tmp_path / "store")
-    lost = broken.path / broken.index.column("file")[sampler.request(9).rows[0]].as_py()
-    lost.unlink()
-    loader = make_loader(broken, sampler, batch_size=2, start=0, stop=20, workers=workers)
-    with pytest.raises(StoreError, match=lost.name) as caught:
-        list(loader)
+    return Store.open(tmp_path / "store")
+
+
+def _file(store, row):
+    return store.path / store.index.column("file")[row].as_py()
+
+
+def test_a_scan_that_went_missing_is_reported_and_replaced(broken, sampler):
+    whole = _by_sample(make_loader(broken, sampler, batch_size=2, start=0, stop=40, workers=0))
+    row = sampler.request(9).rows[0]
+    lost = _file(broken, row)
+    lost.write_bytes(lost.read_bytes()[:100])
+    asked = {i for i in range(40) if row in sampler.request(i).rows}
+    assert {9} < asked < set(range(40))
+    seen = []
+    for workers in (0, 2):
+        met = []
+        loader = make_loader(broken, sampler, batch_size=2, start=0, stop=40, workers=workers, on_unreadable=met.append)
+        found = _by_sample(loader)
+        assert {scan.sample for scan in met} == asked
+        assert all(lost.name in str(scan.error) and scan.error.way_out for scan in met)
+        _same({i: whole[i] for i in whole if i not in asked}, {i: found[i] for i in found if i not in asked})
+        assert all(row not in found[i][2 + 3].tolist() for i in asked)
+        # The random key, and so masks and augmentation, stay those of the sample.
+        assert all(found[i][-3] == whole[i][-3] for i in asked)
+        seen.append(found)
+    _same(*seen)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_store_without_scans_ends_the_loop(broken, sampler, workers):
+    for row in range(len(broken)):
+        _file(broken, row).unlink()
+    with pytest.raises(StoreError, match="in a row cannot be read") as caught:
+        list(make_loader(broken, sampler, batch_size=2, start=0, stop=20, workers=workers))
     assert "Traceback" not in str(caught.value)
     assert caught.value.way_out
+
+
+def test_a_killed_worker_ends_in_one_line(store, sampler):
+    batches = iter(make_loader(store, sampler, batch_size=2, start=0, stop=2000, workers=2))
+    next(batches)
+    os.kill(multiprocessing.active_children()[0].pid, signal.SIGKILL)
+    with pytest.raises(RunError, match="a loader process died") as caught:
+        list(batches)
+    assert "resume=auto" in caught.value.way_out
 
 
 def test_previews_are_the_same_centre_crops_every_time(store, index):

@@ -1,0 +1,47 @@
+"""Memory that loader processes write crops into and the training process reads them from, without a copy between.
+
+A batch of crops that travels through a queue is written, copied into a new shared segment, mapped and faulted in page
+by page: together dearer than decompressing it. The ring is allocated once, before the processes fork, as an anonymous
+shared map: that is not bounded by the size of /dev/shm, and nothing is left behind by a process that is killed.
+"""
+
+import mmap
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Int16
+from torch import Tensor
+
+from fomo_ssl.core.types import Triple
+
+
+@dataclass(frozen=True)
+class Ring:
+    """Slots for batches; batch k of an epoch lives in slot k modulo their number.
+
+    Attributes:
+        slots: crops of every slot, view and sample, in memory that forked processes share.
+    """
+
+    slots: Int16[Tensor, "s v b 1 x y z"]
+
+    @classmethod
+    def allocate(cls, n_slots: int, n_views: int, batch_size: int, crop: Triple) -> "Ring":
+        """Reserve the memory; pages are taken when they are first written."""
+        shape = (n_slots, n_views, batch_size, 1, *crop)
+        size = 2 * n_slots * n_views * batch_size * crop[0] * crop[1] * crop[2]
+        return cls(torch.frombuffer(mmap.mmap(-1, size), dtype=torch.int16).view(shape))
+
+    def pin(self) -> None:
+        """Page-lock the memory, so that copies to a GPU need no staging buffer and no waiting.
+
+        Raises:
+            RuntimeError: the driver refuses, as where the limit of locked memory is reached.
+        """
+        size = self.slots.numel() * self.slots.element_size()
+        runtime = torch.cuda.cudart()  # type: ignore[no-untyped-call]
+        torch.cuda.check_error(int(runtime.cudaHostRegister(self.slots.data_ptr(), size, 0)))
+
+    def views(self, batch: int, samples: int) -> list[Int16[Tensor, "b 1 x y z"]]:
+        """The crops of one batch, a tensor per view; writing into them writes into the ring."""
+        return list(self.slots[batch % len(self.slots), :, :samples])

@@ -1,0 +1,61 @@
+"""Scans that vanish under a run: reported, replaced, counted, and a stop where they are too many."""
+
+import csv
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from training_runs import file_digests, small_run
+
+from fomo_ssl.core.errors import StoreError
+from fomo_ssl.corpus.store import Store
+from fomo_ssl.data.loader import UnreadableScan
+from fomo_ssl.training.source import DataConfig
+from fomo_ssl.training.unreadable import UnreadableScans
+
+
+@pytest.fixture
+def broken(store: Path, tmp_path: Path) -> Path:
+    """A store in which one scan is cut short and one is gone."""
+    path = tmp_path / "store"
+    shutil.copytree(store, path)
+    files = [path / name.as_py() for name in Store.open(path).index.column("file")]
+    files[0].write_bytes(files[0].read_bytes()[:50])
+    files[1].unlink()
+    return path
+
+
+def test_a_run_goes_on_without_the_scans_it_cannot_read(
+    broken: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, workers in (("alone", 0), ("workers", 2)):
+        small_run(broken, tmp_path / name, data=DataConfig(held_out=0.0, workers=workers))
+    assert file_digests(tmp_path / "alone/bundle") == file_digests(tmp_path / "workers/bundle")
+    assert json.loads((tmp_path / "alone/run.json").read_text())["unreadable_scans"] == 2
+    rows = list(csv.DictReader((tmp_path / "alone/unreadable.csv").read_text().splitlines()))
+    assert [Path(row["file"]).is_file() for row in rows].count(False) == 1
+    assert all(0 <= int(row["sample"]) < 24 and row["error"] for row in rows)
+    said = capsys.readouterr().err.splitlines()
+    for row in rows:
+        assert sum(line.startswith(row["file"]) for line in said) == 2, "once a run"
+
+
+def test_too_many_end_the_run(broken: Path, tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match=r"2 scans cannot be read, listed in .*unreadable\.csv; at most 1") as caught:
+        small_run(broken, tmp_path / "run", data=DataConfig(held_out=0.0, workers=0, max_unreadable=1))
+    assert "max_unreadable" in (caught.value.way_out or "")
+    # More patience is no other recipe.
+    small_run(broken, tmp_path / "run", resume="auto", data=DataConfig(held_out=0.0, workers=0, max_unreadable=2))
+
+
+def test_what_an_earlier_process_met_counts(tmp_path: Path) -> None:
+    def met(name: str) -> UnreadableScan:
+        return UnreadableScan(7, StoreError("scan file missing", where=tmp_path / name))
+
+    UnreadableScans(tmp_path, 1)(met("a"))
+    again = UnreadableScans(tmp_path, 1)
+    again(met("a"))
+    assert len(again) == 1
+    with pytest.raises(StoreError, match="2 scans"):
+        again(met("b"))
