@@ -68,6 +68,8 @@ class Reason(enum.StrEnum):
     BAD_AFFINE = "bad_affine"
     HEADER_WITHOUT_IMAGE = "header_without_image"
     IS_ARCHIVE = "is_archive"
+    BAD_ZIP = "bad_zip"
+    BAD_GRADIENTS = "bad_gradients"
     CONSTANT = "constant"
     NON_FINITE = "non_finite"
     TOO_SMALL = "too_small"

@@ -1,28 +1,26 @@
 """Safe reading and writing of one NIfTI file.
 
 Nothing in a file is believed before it is checked: the header is held against the voxel budget and the bytes that the
-file can hold before memory is asked for, and the check value of a gzip stream is always verified.
+file can hold before memory is asked for, and the check values of gzip streams and zip members are always verified.
 """
 
+import contextlib
 import gzip
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
 
 import numpy as np
-from isal import igzip
 from nibabel.nifti1 import Nifti1Header
 
 from fomo_ssl.core.errors import Reason, RejectedScan
 from fomo_ssl.core.files import atomic_file
 from fomo_ssl.core.vocabulary import Spacing
-from fomo_ssl.imaging.header import Header, header_size, parse_header
+from fomo_ssl.imaging.container import Place, members, place_of
+from fomo_ssl.imaging.header import Header, parse_header
+from fomo_ssl.imaging.stream import PlainStream, fill, finish, header_bytes, open_plain, skip
 
 EXTENSIONS = (".nii.gz", ".nii", ".img.gz", ".img", ".hdr.gz", ".hdr")
-# DEFLATE cannot expand further than this (RFC 1951: 258 bytes from two bits), so a small file holds no huge volume.
-MAX_GZIP_RATIO = 1032
-# Bytes after the last voxel are legal, but not without end.
-MAX_TRAILING_BYTES = 2**26
 # A few lost voxels, or NaN as background, are usable; beyond this the numbers are probably not an image.
 MAX_NON_FINITE = 0.5
 
@@ -65,46 +63,84 @@ def read(path: str | Path, *, max_voxels: int = 2**28, allow_4d: bool = False) -
     """Read .nii, .nii.gz, or a .img/.hdr pair (NIfTI-1, NIfTI-2, Analyze 7.5; either byte order).
 
     Args:
-        path: the file; for a pair either of the two.
+        path: the file; for a pair either of the two; `archive.zip!member` for a file inside a zip archive.
         max_voxels: refuse larger volumes before asking for memory.
         allow_4d: return several volumes as (x, y, z, t) instead of rejecting them.
 
     Raises:
         RejectedScan: with the reason and the path.
     """
+    with open_image(path) as image:
+        header = image.header
+        if len(header.shape) == 4 and not allow_4d:
+            raise RejectedScan(Reason.SEVERAL_VOLUMES, f"{header.shape[3]} volumes of {header.shape[:3]}")
+        check_budget(header.shape, header.voxels, max_voxels)
+        check_room(image)
+        stored = np.empty(header.voxels, header.dtype)
+        skip(image.voxels, header.offset - image.position)
+        fill(image.voxels, memoryview(stored.view(np.uint8).data))
+        finish(image.voxels)
+        data, notes = finite_float32(stored, header)
+        return Volume(data.reshape(header.shape, order="F"), header.affine, header.notes + notes)
+
+
+def read_header(path: str | Path) -> Header:
+    """What a file claims, judged; its voxels are not looked at.
+
+    Raises:
+        RejectedScan: with the reason and the path.
+    """
+    with open_image(path) as image:
+        return image.header
+
+
+@dataclass(frozen=True)
+class OpenImage:
+    """A judged header and the stream with its voxels, which stands at byte `position`."""
+
+    header: Header
+    voxels: PlainStream
+    position: int
+    file_bytes: int
+
+
+@contextlib.contextmanager
+def open_image(path: str | Path) -> Iterator[OpenImage]:
+    """Open an image whose voxels are still to be read; every rejection inside the block gets the path.
+
+    Raises:
+        RejectedScan: with the reason and the path.
+    """
     try:
-        return _read(Path(path), max_voxels, allow_4d)
+        image, apart = _pair(place_of(path))
+        with contextlib.ExitStack() as stack:
+            voxels = stack.enter_context(open_plain(image))
+            header_stream = voxels if apart is None else stack.enter_context(open_plain(apart))
+            raw = header_bytes(header_stream)
+            header = parse_header(raw, single_file=apart is None)
+            if apart is not None:
+                finish(header_stream)
+            yield OpenImage(header, voxels, len(raw) if apart is None else 0, image.path.stat().st_size)
     except RejectedScan as error:
         raise RejectedScan(error.reason, error.detail, where=path) from error
     except OSError as error:
         raise RejectedScan(Reason.UNREADABLE, error.strerror or str(error), where=path) from error
 
 
-def _read(path: Path, max_voxels: int, allow_4d: bool) -> Volume:
-    image_path, header_path = _pair(path)
-    if header_path is None:
-        with image_path.open("rb") as file:
-            stream = _plain_stream(file, image_path)
-            header = parse_header(_header_bytes(stream), single_file=True)
-            return _volume(stream, header, image_path, max_voxels, allow_4d, position=None)
-    with header_path.open("rb") as file:
-        header = parse_header(_header_bytes(_plain_stream(file, header_path)), single_file=False)
-    with image_path.open("rb") as file:
-        return _volume(_plain_stream(file, image_path), header, image_path, max_voxels, allow_4d, position=0)
-
-
-def _pair(path: Path) -> tuple[Path, Path | None]:
+def _pair(place: Place) -> tuple[Place, Place | None]:
     """The file with the voxels and, for a pair, the file with the header."""
-    lower = path.name.lower()
+    name, lower = place.name, place.name.lower()
     if lower.endswith(".zip"):
+        if place.member is None:
+            members(place.path)
         raise RejectedScan(Reason.IS_ARCHIVE, "an archive, not one image")
-    if not is_image_name(path.name):
+    if not is_image_name(name):
         raise RejectedScan(Reason.NOT_NIFTI, f"name does not end in {', '.join(EXTENSIONS)}")
     if lower.endswith((".nii", ".nii.gz")):
-        return path, None
-    gz = path.name[-3:] if lower.endswith(".gz") else ""
-    stem = path.name[: -len(".img" + gz)]
-    image, header = path.with_name(f"{stem}.img{gz}"), path.with_name(f"{stem}.hdr{gz}")
+        return place, None
+    gz = name[-3:] if lower.endswith(".gz") else ""
+    stem = name[: -len(".img" + gz)]
+    image, header = place.sibling(f"{stem}.img{gz}"), place.sibling(f"{stem}.hdr{gz}")
     if not image.exists():
         raise RejectedScan(Reason.HEADER_WITHOUT_IMAGE, f"{image.name} is missing")
     if not header.exists():
@@ -112,93 +148,34 @@ def _pair(path: Path) -> tuple[Path, Path | None]:
     return image, header
 
 
-def _plain_stream(file: BinaryIO, path: Path) -> Any:
-    """The uncompressed stream of an open file; name and first bytes must agree about compression."""
-    start = file.read(8)
-    file.seek(0)
-    if not start:
-        raise RejectedScan(Reason.EMPTY_FILE, "no bytes")
-    if start[:4] == b"PK\x03\x04":
-        raise RejectedScan(Reason.IS_ARCHIVE, "a zip archive")
-    named_gzip, is_gzip = path.name.lower().endswith(".gz"), start[:2] == b"\x1f\x8b"
-    if is_gzip and not named_gzip:
-        raise RejectedScan(Reason.WRONG_EXTENSION, "gzip content in a file not named .gz")
-    if not is_gzip and named_gzip:
-        header_size(start)
-        raise RejectedScan(Reason.WRONG_EXTENSION, "plain content in a file named .gz")
-    return igzip.IGzipFile(fileobj=file) if is_gzip else file
+def check_budget(shape: tuple[int, ...], voxels: int, most: int) -> None:
+    """Refuse more voxels than wanted in memory at a time.
+
+    Raises:
+        RejectedScan: TOO_LARGE.
+    """
+    if voxels > most:
+        raise RejectedScan(Reason.TOO_LARGE, f"header claims {shape}, {voxels} voxels of {most}")
 
 
-def _header_bytes(stream: Any) -> bytes:
-    try:
-        start = stream.read(4)
-        size = header_size(start)
-        raw = bytes(start + stream.read(size - 4))
-    except (EOFError, igzip.BadGzipFile, igzip.isal_zlib.error) as error:
-        raise RejectedScan(Reason.BAD_GZIP, str(error)) from error
-    if len(raw) < size:
-        raise RejectedScan(Reason.TRUNCATED, f"{len(raw)} bytes, a header has {size}")
-    return raw
+def check_room(image: OpenImage) -> None:
+    """Hold the claim of a header against the bytes that the file can hold.
+
+    Raises:
+        RejectedScan: TRUNCATED.
+    """
+    needed = image.header.offset + image.header.data_bytes
+    if needed > image.voxels.most:
+        what = f"header claims {needed} bytes, the file of {image.file_bytes} cannot hold them"
+        raise RejectedScan(Reason.TRUNCATED, what)
 
 
-def _volume(stream: Any, header: Header, path: Path, max_voxels: int, allow_4d: bool, position: int | None) -> Volume:
-    if len(header.shape) == 4 and not allow_4d:
-        raise RejectedScan(Reason.SEVERAL_VOLUMES, f"{header.shape[3]} volumes of {header.shape[:3]}")
-    if header.voxels > max_voxels:
-        raise RejectedScan(Reason.TOO_LARGE, f"header claims {header.shape}, {header.voxels} voxels of {max_voxels}")
-    _check_room(header, path)
-    stored = _voxels(stream, header, stream.tell() if position is None else position)
-    data, notes = _finite_float32(stored, header)
-    return Volume(data.reshape(header.shape, order="F"), header.affine, header.notes + notes)
+def finite_float32(stored: np.ndarray, header: Header) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Scaled values, float32, with 0 for the few that are not finite, and a note about these.
 
-
-def _check_room(header: Header, path: Path) -> None:
-    size, needed = path.stat().st_size, header.offset + header.data_bytes
-    possible = size * MAX_GZIP_RATIO if path.name.lower().endswith(".gz") else size
-    if needed > possible:
-        raise RejectedScan(Reason.TRUNCATED, f"header claims {needed} bytes, the file of {size} cannot hold them")
-
-
-def _voxels(stream: Any, header: Header, position: int) -> np.ndarray:
-    """Stored voxels, flat; the stream is read to its end so that the gzip check value is verified."""
-    stored = np.empty(header.voxels, header.dtype)
-    try:
-        _skip(stream, header.offset - position)
-        _fill(stream, memoryview(stored.view(np.uint8).data))
-        _skip_rest(stream)
-    except (igzip.BadGzipFile, igzip.isal_zlib.error) as error:
-        raise RejectedScan(Reason.BAD_GZIP, str(error)) from error
-    except EOFError as error:
-        raise RejectedScan(Reason.TRUNCATED, str(error) or "the data ends early") from error
-    return stored
-
-
-def _skip(stream: Any, count: int) -> None:
-    while count > 0:
-        piece = stream.read(min(count, 2**20))
-        if not piece:
-            raise EOFError("the data ends before the first voxel")
-        count -= len(piece)
-
-
-def _fill(stream: Any, buffer: memoryview) -> None:
-    done = 0
-    while done < len(buffer):
-        count = stream.readinto(buffer[done : done + 2**24])
-        if not count:
-            raise EOFError(f"{done} bytes of voxels, the header claims {len(buffer)}")
-        done += count
-
-
-def _skip_rest(stream: Any) -> None:
-    done = 0
-    while piece := stream.read(2**20):
-        done += len(piece)
-        if done > MAX_TRAILING_BYTES:
-            raise RejectedScan(Reason.BAD_HEADER, f"more than {MAX_TRAILING_BYTES} bytes follow the last voxel")
-
-
-def _finite_float32(stored: np.ndarray, header: Header) -> tuple[np.ndarray, tuple[str, ...]]:
+    Raises:
+        RejectedScan: NON_FINITE, too many of them.
+    """
     with np.errstate(over="ignore", invalid="ignore"):
         data = stored.astype(np.float32)
         if header.slope != 1.0:
