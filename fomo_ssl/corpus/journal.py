@@ -1,7 +1,8 @@
 """What a run has finished so far: shards of outcomes, each committed whole, so that a killed run goes on from there.
 
-A scan counts as done when its outcome is in a shard, in the finished index or in `quarantine.csv`, under the same path
-and file size. Scan files are written before their shard; the work of a lost shard is repeated and gives the same bytes.
+A file counts as done when its outcomes, one for each scan in it, are in a shard, in the finished index or in
+`quarantine.csv`, under the same path and file size; a shard holds all outcomes of a file. Scan files are written before
+their shard; the work of a lost shard is repeated and gives the same bytes.
 """
 
 import csv
@@ -25,7 +26,7 @@ from fomo_ssl.imaging.canonical import CanonicalSpec
 
 QUARANTINE = "quarantine.csv"
 _REJECTED_KEY = b"rejected"
-_COLUMNS = ("path", "reason", "detail", "dataset", "sequence", "source_bytes")
+_COLUMNS = ("path", "reason", "detail", "dataset", "sequence", "source_bytes", "volume")
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,7 @@ class Rejected:
     dataset: str
     sequence: str
     source_bytes: int
+    volume: int = 0
 
 
 class Journal:
@@ -64,18 +66,21 @@ class Journal:
         self._next += 1
 
     def finished(self, sizes: dict[str, int]) -> tuple[pa.Table, list[Rejected]]:
-        """Index rows and rejections that still hold for files of the given sizes, in the order of `sizes`."""
+        """Index rows and rejections that still hold for files of the given sizes, in the order of files and volumes."""
         tables = [read_index(self.store)] if (self.store / INDEX).exists() else []
-        rejected = {line.path: line for line in _read_quarantine(self.store / QUARANTINE)}
+        rejected = {(line.path, line.volume): line for line in _read_quarantine(self.store / QUARANTINE)}
         for shard in self._shards():
             table = pa.ipc.open_file(pa.memory_map(str(shard))).read_all()
             lines = [_line(cells) for cells in json.loads(table.schema.metadata[_REJECTED_KEY])]
-            rejected |= {line.path: line for line in lines}
+            rejected |= {(line.path, line.volume): line for line in lines}
             tables.append(table.replace_schema_metadata(None))
         accepted = _latest(pa.concat_tables([SCHEMA.empty_table(), *tables]), sizes)
-        taken = set(accepted.column("path").to_pylist())
-        kept = [rejected[path] for path in sizes if path in rejected and path not in taken]
-        return accepted, [line for line in kept if line.source_bytes == sizes[line.path]]
+        taken = set(zip(accepted.column("path").to_pylist(), accepted.column("volume").to_pylist(), strict=True))
+        kept = [
+            line for key, line in rejected.items() if key not in taken and sizes.get(line.path) == line.source_bytes
+        ]
+        places = {path: at for at, path in enumerate(sizes)}
+        return accepted, sorted(kept, key=lambda line: (places[line.path], line.volume))
 
     def remove(self) -> None:
         """Forget the shards, once the store holds all they say."""
@@ -115,8 +120,9 @@ def _read_quarantine(path: Path) -> list[Rejected]:
         return []
     with path.open(encoding="utf-8", newline="") as file:
         lines = list(csv.DictReader(file))
-    texts = ({**line, "source_bytes": int(line["source_bytes"])} for line in lines)
-    return [_line(cells) for cells in texts]
+    # Stores made before series were read have no column for the volume.
+    numbers = ({name: int(line.get(name, 0)) for name in ("source_bytes", "volume")} for line in lines)
+    return [_line({**line, **cells}) for line, cells in zip(lines, numbers, strict=True)]
 
 
 def _line(cells: dict[str, Any]) -> Rejected:
@@ -125,14 +131,16 @@ def _line(cells: dict[str, Any]) -> Rejected:
 
 def _rejected(outcome: Outcome) -> Rejected:
     row: ScanRow = outcome.row
-    return Rejected(row.path, outcome.reason, outcome.detail, row.dataset, row.sequence, outcome.source_bytes)
+    cells = (row.path, outcome.reason, outcome.detail, row.dataset, row.sequence, outcome.source_bytes, row.volume)
+    return Rejected(*cells)
 
 
 def _latest(table: pa.Table, sizes: dict[str, int]) -> pa.Table:
-    """The last row of each path whose recorded size is the present one."""
-    rows: dict[str, int] = {}
-    paths, recorded = table.column("path").to_pylist(), table.column("source_bytes").to_pylist()
-    for row, (path, size) in enumerate(zip(paths, recorded, strict=True)):
+    """The last row of each scan whose recorded file size is the present one."""
+    rows: dict[tuple[int, int], int] = {}
+    places = {path: at for at, path in enumerate(sizes)}
+    columns = (table.column(name).to_pylist() for name in ("path", "volume", "source_bytes"))
+    for row, (path, volume, size) in enumerate(zip(*columns, strict=True)):
         if sizes.get(path) == size:
-            rows[path] = row
-    return table.take(pa.array([rows[path] for path in sizes if path in rows], pa.int64()))
+            rows[places[path], volume] = row
+    return table.take(pa.array([rows[key] for key in sorted(rows)], pa.int64()))

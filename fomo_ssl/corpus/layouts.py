@@ -1,41 +1,33 @@
 """From a folder tree to scan rows: which files are scans, whose, and of which sequence.
 
-Accepted, found by looking at the tree: the flat FOMO60K form `sub_1/ses_1/t1.nii.gz`, the prefixed forms
-`PT009_X/sub_1/ses_1/t1c.nii.gz`, `PT001_X/sub-01/ses-01/[anat|dwi]/FLAIR.nii.gz`, BIDS names
-`sub-01/ses-01/anat/sub-01_ses-01_T1w.nii.gz`, and any folder of images without subject folders.
+Accepted, found by looking at the tree, loose or in zip archives that are read in place (a session, a subject or a
+dataset each):
+
+- flat FOMO60K `sub_1/ses_1/t1.nii.gz`, prefixed `PT009_X/sub_1/ses_1/t1c.nii.gz`;
+- FOMO45K/50K/300K `PT030_X/[ds000001/]sub-01/[ses-01/][anat|dwi/]FLAIR.nii.gz`, and `PT001_X/sub-01/ses-01.zip`;
+- BIDS `sub-01/ses-01/anat/sub-01_ses-01_T1w.nii.gz`; OpenMind `OpenMind/ds000001/sub-01/...` with its CSV beside;
+- any folder of images without subject folders.
 """
 
 import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
-from fomo_ssl.core.errors import FomoSSLError
+from fomo_ssl.core.errors import FomoSSLError, RejectedScan
+from fomo_ssl.corpus.names import is_scan_name, sequence_name
+from fomo_ssl.corpus.openmind import mask_paths
+from fomo_ssl.imaging.container import members
 from fomo_ssl.imaging.nifti import file_stem, is_image_name
 
 # BIDS folders that hold results, not scans, or scans of something else; `labels` belongs to the FOMO task layout.
 SKIPPED_FOLDERS = {"derivatives", "sourcedata", "code", "labels", "func", "fmap", "meg", "eeg", "ieeg", "beh", "micr"}
-_NOT_A_SCAN = {"mask", "defacemask", "brainmask", "seg", "dseg", "probseg", "label", "labels", "lesion"}
-
-_SEQUENCE_OF = {
-    name: sequence
-    for sequence, names in {
-        "t1": "t1 t1w mprage mp2rage unit1 spgr bravo inplanet1",
-        "t1c": "t1c t1ce t1gd t1cw t1post",
-        "t2": "t2 t2w inplanet2",
-        "t2s": "t2s t2star t2starw gre ffe",
-        "flair": "flair",
-        "pd": "pd pdw",
-        "swi": "swi swan",
-        "dwi": "dwi trace",
-        "adc": "adc",
-        "mra": "mra angio tof",
-    }.items()
-    for name in names.split()
-}
+SKIPPED_FOLDERS |= {"pet", "nirs", "motion", "__macosx"}
 
 _SUBJECT, _SESSION = re.compile(r"sub[-_].+"), re.compile(r"ses[-_].+")
+# Ids in the name of a file or an archive: `sub-01_ses-02_T1w`, `sub_1.zip`.
+_IDS = re.compile(r"(sub[-_][^_]+)(?:_(ses[-_][^_]+))?(?:_.*)?")
 
 
 @dataclass(frozen=True, order=True)
@@ -58,63 +50,129 @@ class ScanRow:
     volume: int = 0
 
 
+@dataclass(frozen=True)
+class _Found:
+    """A file: its path in the source, the folders that tell what it is (an archive counts as a folder), its name, and
+    for a packed one the folders as far as they show on disk.
+    """
+
+    path: str
+    folders: tuple[str, ...]
+    name: str
+    outer: tuple[str, ...] | None = None
+
+
 def find_scans(source: Path) -> list[ScanRow]:
     """All scans below a folder, sorted by (dataset, subject, session, sequence, path).
+
+    A tree with subject folders is taken by these, and images outside them are no scans; in any other tree every image
+    is a scan. A scan that lies both in an archive and unpacked beside it is taken once, unpacked. An archive that
+    cannot be listed, or holds no scan, is a row itself, which reading then rejects with the reason.
 
     Raises:
         FomoSSLError: the folder does not exist or holds no image.
     """
     if not source.is_dir():
         raise FomoSSLError("no such folder", where=source, way_out="Set source to a folder of NIfTI files")
-    paths = list(_image_paths(source))
-    rows = [row for path in paths if (row := _subject_row(path))]
-    if not rows:
-        rows = [_plain_row(path) for path in paths]
-    if not rows:
+    masks = mask_paths(source)
+    found = [file for file in _files(source) if is_scan_name(file_stem(file.name)) and file.path not in masks]
+    shown = [file.folders if file.outer is None else file.outer for file in found]
+    is_organised = any(_subject_at(folders) is not None for folders in shown)
+    rows = {file: row for file in found if (row := _row(file, is_organised))}
+    loose = {_identity(file, row) for file, row in rows.items() if file.outer is None}
+    kept = [row for file, row in rows.items() if file.outer is None or _identity(file, row) not in loose]
+    if not kept:
         raise FomoSSLError("no NIfTI file below this folder", where=source, way_out="Expected .nii.gz, .nii or .img")
-    return sorted(rows)
+    return sorted(kept)
 
 
-def sequence_name(stem: str) -> str:
-    """The sequence a file name tells: FOMO names (`t1_2`, `dwi_b1000`), BIDS suffixes (`..._T1w`), else "other"."""
-    tokens = stem.lower().split("_")
-    contrast = any(token.startswith("ce-") and token != "ce-none" for token in tokens)
-    words = [word for token in tokens if "-" not in token for word in token.split(".")]
-    sequence = next((_SEQUENCE_OF[word] for word in words if word in _SEQUENCE_OF), "other")
-    if sequence == "t1" and contrast:
-        return "t1c"
-    shell = next((word for word in words if re.fullmatch(r"b\d+", word)), None)
-    return f"{sequence}_{shell}" if sequence == "dwi" and shell else sequence
+def _files(source: Path) -> Iterator[_Found]:
+    """Images, loose and in archives, without those in skipped and hidden folders."""
+    for folder, folders, names in os.walk(source):
+        folders[:] = [name for name in folders if not _is_skipped(name)]
+        parts = Path(folder).relative_to(source).parts
+        present = set(names)
+        for name in names:
+            if name.startswith("."):
+                continue
+            if name.lower().endswith(".zip"):
+                yield from _packed(Path(folder, name), parts)
+            elif _is_image(name, present):
+                yield _Found(_text("/".join((*parts, name))), tuple(map(_text, parts)), _text(name))
 
 
-def _image_paths(source: Path) -> Iterator[Path]:
-    """Relative paths of image files (and archives, so that they are reported), without skipped and hidden folders."""
-    for folder, folders, files in os.walk(source):
-        folders[:] = [name for name in folders if not name.startswith(".") and name.lower() not in SKIPPED_FOLDERS]
-        for name in files:
-            if not name.startswith(".") and _is_candidate(Path(folder), name):
-                yield Path(folder, name).relative_to(source)
+def _packed(archive: Path, parts: tuple[str, ...]) -> Iterator[_Found]:
+    """The images in an archive; the archive itself where there is none, so that it is reported."""
+    path = _text("/".join((*parts, archive.name)))
+    outer = (*map(_text, parts), *_archive_folders(archive.name))
+    whole = _Found(path, outer, _text(archive.name), outer)
+    try:
+        names = set(members(archive))
+    except (RejectedScan, OSError):
+        yield whole
+        return
+    images = 0
+    for name in sorted(names):
+        *inner, last = PurePosixPath(name).parts
+        is_hidden = last.startswith(".") or any(map(_is_skipped, inner))
+        if not is_hidden and _is_image(last, names, name[: -len(last)]):
+            images += 1
+            yield _Found(f"{path}!{name}", _joined(outer, tuple(inner)), last, outer)
+    if not images:
+        yield whole
 
 
-def _is_candidate(folder: Path, name: str) -> bool:
-    lower = name.lower()
-    if lower.endswith((".hdr", ".hdr.gz")):
+def _archive_folders(name: str) -> tuple[str, ...]:
+    """The folders that an archive stands for: `sub-01_ses-02.zip` is `sub-01/ses-02`."""
+    stem = _text(name)[: -len(".zip")]
+    ids = _IDS.fullmatch(stem)
+    return tuple(part for part in ids.groups() if part) if ids else (stem,)
+
+
+def _joined(outer: tuple[str, ...], inner: tuple[str, ...]) -> tuple[str, ...]:
+    """Folders of a member; an archive of a dataset gives way to the dataset folders inside it."""
+    has_dataset = _subject_at(outer) is None and bool(_subject_at(inner))
+    return (*(outer[:-1] if has_dataset else outer), *inner)
+
+
+def _is_skipped(folder: str) -> bool:
+    return folder.startswith(".") or folder.lower() in SKIPPED_FOLDERS
+
+
+def _is_image(name: str, present: set[str], folder: str = "") -> bool:
+    if name.lower().endswith((".hdr", ".hdr.gz")):
         # A header stands for its image, unless that is missing, which the reader then reports.
-        return not (folder / re.sub(r"(?i)\.hdr", ".img", name)).exists()
-    return is_image_name(name) or lower.endswith(".zip")
+        return folder + re.sub(r"(?i)\.hdr", ".img", name) not in present
+    return is_image_name(name)
 
 
-def _subject_row(path: Path) -> ScanRow | None:
-    """A row where the path has a subject folder; segmentations beside the scans are no scans."""
-    parts = path.parts
-    at = next((i for i, part in enumerate(parts[:-1]) if _SUBJECT.fullmatch(part)), None)
-    stem = file_stem(path.name)
-    if at is None or _NOT_A_SCAN & set(stem.lower().split("_")):
-        return None
-    session = next((file_stem(part) for part in parts[at + 1 : -1] if _SESSION.fullmatch(part)), "ses_1")
-    return ScanRow("/".join(parts[:at]), parts[at], session, sequence_name(stem), path.as_posix())
+def _text(name: str) -> str:
+    """A file name as text that can be stored; one that is no UTF-8 gets escapes, and reading it then fails by name."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
-def _plain_row(path: Path) -> ScanRow:
-    stem = file_stem(path.name)
-    return ScanRow("/".join(path.parts[:-1]), stem, "ses_1", sequence_name(stem), path.as_posix())
+def _subject_at(folders: tuple[str, ...]) -> int | None:
+    return next((at for at, folder in enumerate(folders) if _SUBJECT.fullmatch(folder)), None)
+
+
+def _row(file: _Found, is_organised: bool) -> ScanRow | None:
+    stem = file_stem(file.name)
+    sequence = sequence_name(stem, file.folders[-1] if file.folders else "")
+    at = _subject_at(file.folders)
+    if at is None:
+        return None if is_organised else _plain_row(file, stem, sequence)
+    session = next((folder for folder in file.folders[at + 1 :] if _SESSION.fullmatch(folder)), "ses_1")
+    return ScanRow("/".join(file.folders[:at]), file.folders[at], session, sequence, file.path)
+
+
+def _plain_row(file: _Found, stem: str, sequence: str) -> ScanRow:
+    """A scan without a subject folder: a BIDS name still tells the subject, any other name is a subject of its own."""
+    ids = _IDS.fullmatch(stem)
+    subject, session = (ids[1], ids[2]) if ids else (stem, None)
+    return ScanRow("/".join(file.folders), subject, session or "ses_1", sequence, file.path)
+
+
+def _identity(file: _Found, row: ScanRow) -> tuple[str, ...]:
+    """What a scan keeps when its archive is unpacked: ids, the folders below the session, and its name."""
+    below = [folder for folder in file.folders if not (_SUBJECT.fullmatch(folder) or _SESSION.fullmatch(folder))]
+    return (row.dataset, row.subject, row.session, *below[-1:], file.name)

@@ -1,20 +1,25 @@
-"""Who was scanned, by what: participants.tsv, mapping.tsv, mri_info.tsv, joined on (dataset, subject, session)."""
+"""Who was scanned, by what: participants.tsv, mapping.tsv, mri_info.tsv, joined on (dataset, subject, session, file).
+
+The tables lie at the root of a source (merged copies, with a column `dataset`) or in the folder of a dataset, beside
+its archives. Subject ids are unique only within a dataset.
+"""
 
 import csv
 import re
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
+from fomo_ssl.corpus import openmind
 from fomo_ssl.corpus.layouts import ScanRow
+from fomo_ssl.corpus.values import is_missing, parse_age, parse_field_strength, parse_manufacturer, parse_sex
+from fomo_ssl.imaging.nifti import file_stem
 
 FILES = ("mapping.tsv", "mri_info.tsv", "participants.tsv")
-_MISSING = {"", "n/a", "na", "nan", "none", "null", "unknown", "-"}
-_YEARS_PER = {"": 1.0, "y": 1.0, "m": 1 / 12, "w": 7 / 365.25, "d": 1 / 365.25}
-_AGE = re.compile(r"(\d+(?:\.\d+)?)\s*([ymwd]?)\+?", re.IGNORECASE)
-_AGE_RANGE = re.compile(r"(\d+(?:\.\d+)?)\s*-\s*(\d+(?:\.\d+)?)\s*y?", re.IGNORECASE)
-_OLDEST = 120.0
-_AMBIGUOUS = ""
+# No cell is empty: empty ones are left out on reading.
+_DIFFERS = ""
 
+_Cells = dict[str, str]
 _Key = tuple[str, str, str, str]
 
 
@@ -40,38 +45,32 @@ class Metadata:
     field_strength: float | None = None
 
 
-def parse_age(text: str) -> tuple[float, float] | None:
-    """(low, high) in years of "35", "35.5", "080Y", "6M", "90+" or "20-30"; None where it tells nothing."""
-    text = text.strip()
-    if match := _AGE.fullmatch(text):
-        low = high = float(match[1]) * _YEARS_PER[match[2].lower()]
-    elif match := _AGE_RANGE.fullmatch(text):
-        low, high = float(match[1]), float(match[2])
-    else:
-        return None
-    return (low, high) if low <= high <= _OLDEST else None
-
-
 class MetadataTable:
     """The rows of all metadata files of a source, looked up by scan."""
 
     def __init__(self) -> None:
-        self._cells: dict[_Key, dict[str, str]] = {}
+        self._cells: dict[_Key, _Cells] = {}
 
     @classmethod
     def read(cls, source: Path, datasets: set[str]) -> "MetadataTable":
-        """Read the files at the root of a source and in the folder of each dataset ("" is the root)."""
+        """Read the files at the root of a source, in the folder of each dataset ("" is the root), and between."""
         table = cls()
-        for dataset in sorted(datasets | {""}):
+        parents = {parent.as_posix() for dataset in datasets for parent in PurePosixPath(dataset).parents}
+        for folder in sorted({path.removeprefix(".") for path in parents} | datasets | {""}):
             for name in FILES:
-                path = source / dataset / name
-                if path.is_file():
-                    table._add_file(path, dataset)
+                if (path := source / folder / name).is_file():
+                    table._add(_tab_lines(path), folder, datasets)
+            if (path := source / folder / openmind.FILE).is_file():
+                table._add(openmind.image_lines(path), folder, datasets)
         return table
 
     def dataset(self, row: ScanRow) -> str | None:
         """The dataset that the files name for a scan of a tree without dataset folders."""
         return self._merged(row).get("dataset")
+
+    def modality(self, row: ScanRow) -> str:
+        """What the files call the sequence of a scan, "" where they do not."""
+        return self._merged(row).get("modality", "")
 
     def of(self, row: ScanRow) -> Metadata:
         """All that is known of a scan."""
@@ -81,59 +80,71 @@ class MetadataTable:
             age=None if low is None or high is None else (low + high) / 2,
             age_low=low,
             age_high=high,
-            sex=_sex(cells.get("sex")),
+            sex=parse_sex(cells.get("sex")),
             group=cells.get("group"),
             handedness=cells.get("handedness"),
-            manufacturer=cells.get("manufacturer"),
+            manufacturer=parse_manufacturer(cells.get("manufacturer")),
             scanner=cells.get("manufacturersmodelname"),
-            field_strength=_number(cells.get("magneticfieldstrength")),
+            field_strength=parse_field_strength(cells.get("magneticfieldstrength")),
         )
 
-    def _merged(self, row: ScanRow) -> dict[str, str]:
+    def _merged(self, row: ScanRow) -> _Cells:
         """Cells of the subject, overlaid by those of the session, overlaid by those of the file."""
-        subject, session, name = _plain_id(row.subject), _plain_id(row.session), row.path.rsplit("/", 1)[-1]
-        merged: dict[str, str] = {}
-        for key in ((subject, "", ""), (subject, session, ""), (subject, session, name)):
+        subject, session, name = _plain_id(row.subject), _plain_id(row.session), _file_key(row.path)
+        merged: _Cells = {}
+        for key in ((subject, "", ""), (subject, session, ""), (subject, "", name), (subject, session, name)):
             merged |= self._cells.get((row.dataset, *key), {})
         return merged
 
-    def _add_file(self, path: Path, folder_dataset: str) -> None:
-        with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
-            for line in csv.DictReader(file, delimiter="\t"):
-                cells = {name.lower(): text.strip() for name, text in line.items() if name and text}
-                cells = {name: text for name, text in cells.items() if text.lower() not in _MISSING}
-                self._add(cells, folder_dataset)
-
-    def _add(self, cells: dict[str, str], folder_dataset: str) -> None:
-        subject = _plain_id(cells.pop("participant_id", ""))
-        session = _plain_id(cells.pop("session_id", ""))
-        name = cells.pop("new_filename", None) or cells.pop("filename", "")
-        if not subject:
-            return
-        # A tree with dataset folders is looked up by folder, a flat one by "" whatever dataset the file names.
-        for dataset in {folder_dataset, folder_dataset or cells.get("dataset", "")}:
-            known = self._cells.setdefault((dataset, subject, session, name), {})
-            before = known.get("dataset")
-            if before is not None and cells.get("dataset", before) != before:
+    def _add(self, lines: Iterable[_Cells], folder: str, datasets: set[str]) -> None:
+        found: dict[_Key, _Cells] = {}
+        for line in lines:
+            cells = {name.lower(): text.strip() for name, text in line.items() if not is_missing(text)}
+            subject, session = _plain_id(cells.pop("participant_id", "")), _plain_id(cells.pop("session_id", ""))
+            name = cells.pop("new_filename", "") or cells.pop("filename", "")
+            if subject:
+                for dataset in _owners(folder, cells.get("dataset", ""), datasets):
+                    _add_line(found, (dataset, subject, session, _file_key(name)), cells)
+        for key, cells in found.items():
+            known = self._cells.setdefault(key, {})
+            if known.get("dataset", cells.get("dataset")) != cells.get("dataset", known.get("dataset")):
+                cells["dataset"] = _DIFFERS
+            if cells.get("dataset") == _DIFFERS:
                 # Two datasets number their subjects alike: without a folder nobody can tell whose line this is.
                 known.clear()
-                known["dataset"] = _AMBIGUOUS
-            elif before != _AMBIGUOUS:
-                known |= cells
+                known["dataset"] = _DIFFERS
+            else:
+                known |= {name: text for name, text in cells.items() if text != _DIFFERS}
+
+
+def _add_line(found: dict[_Key, _Cells], key: _Key, cells: _Cells) -> None:
+    """Join a line with those of the same key; what two lines of a table say differently is not known."""
+    known = found.setdefault(key, {})
+    for name, text in cells.items():
+        if known.setdefault(name, text) != text:
+            known[name] = _DIFFERS
+
+
+def _owners(folder: str, named: str, datasets: set[str]) -> set[str]:
+    """The datasets whose scans a line of a table in `folder` is about, if it names the dataset `named`."""
+    joined = "/".join(part for part in (folder, named) if part)
+    if folder:
+        return {joined if joined in datasets else folder}
+    # A flat tree is looked up by "" whatever dataset the line names.
+    return {named, *({""} & datasets)}
+
+
+def _tab_lines(path: Path) -> Iterator[_Cells]:
+    with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
+        for line in csv.DictReader(file, delimiter="\t"):
+            yield {name: text for name, text in line.items() if name and isinstance(text, str)}
+
+
+def _file_key(path: str) -> str:
+    """What names a file within its session in any table: without folders, ids and extension (`.pt` in some tables)."""
+    name = re.split(r"[/!]", path)[-1].removesuffix(".pt")
+    return re.sub(r"^(?:(?:sub|ses)-[^_]*_)*", "", file_stem(name)).lower()
 
 
 def _plain_id(text: str) -> str:
     return re.sub(r"^(sub|ses)[-_]", "", text)
-
-
-def _sex(text: str | None) -> str | None:
-    if text is None:
-        return None
-    return {"male": "M", "m": "M", "female": "F", "f": "F"}.get(text.lower(), text)
-
-
-def _number(text: str | None) -> float | None:
-    try:
-        return None if text is None else float(text)
-    except ValueError:
-        return None

@@ -1,6 +1,7 @@
 """From a source tree to a store: resumable, the same bytes for any number of workers, nothing torn by a kill."""
 
 import contextlib
+import functools
 import os
 import time
 from collections import Counter
@@ -12,17 +13,19 @@ import pyarrow as pa
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from fomo_ssl.core.errors import StoreError, is_disk_full
+from fomo_ssl.core.errors import RejectedScan, StoreError, is_disk_full
 from fomo_ssl.core.files import remove_strays, write_text
 from fomo_ssl.corpus.executors import run_local
 from fomo_ssl.corpus.journal import QUARANTINE, Journal, Rejected, write_quarantine
 from fomo_ssl.corpus.layouts import ScanRow, find_scans
 from fomo_ssl.corpus.metadata import Metadata, MetadataTable
+from fomo_ssl.corpus.names import FALLBACK, sequence_name
 from fomo_ssl.corpus.scan import Job, Outcome, process
 from fomo_ssl.corpus.schema import SCHEMA, id_cells
 from fomo_ssl.corpus.store import read_facts, write_index
 from fomo_ssl.corpus.summary import print_summary, summary_page
 from fomo_ssl.imaging.canonical import CanonicalSpec
+from fomo_ssl.imaging.container import members, place_of
 
 # A kill loses at most this much work.
 _SHARD_SCANS, _SHARD_SECONDS = 64, 10.0
@@ -35,7 +38,7 @@ class PreprocessSummary:
     Attributes:
         accepted: scans in the store.
         rejected: scans in quarantine, by reason.
-        processed: scans that this run worked on; the others were done before.
+        processed: files that this run worked on; the others were done before.
         bytes: size of the scan files.
         seconds: wall time of this run.
         fingerprint: of the store.
@@ -75,7 +78,7 @@ def preprocess(
     begun = time.monotonic()
     source, store, spec = Path(source), Path(store), spec or CanonicalSpec()
     rows, metadata = _plan(source)
-    sizes = {row.path: _size(source / row.path) for row in rows}
+    sizes = _sizes(source, rows)
     config = {"min_slices": min_slices}
     with _no_room(store), _exclusive(store):
         _sweep(store)
@@ -83,7 +86,7 @@ def preprocess(
         accepted, rejected = journal.finished(sizes)
         done = {*accepted.column("path").to_pylist(), *(line.path for line in rejected)}
         jobs = [Job(source, store, row, sizes[row.path], spec, min_slices) for row in rows if row.path not in done]
-        _work(jobs, journal, workers, console, already=len(done))
+        _work(jobs, journal, workers, console, already=len(rows) - len(jobs))
         accepted, rejected = journal.finished(sizes)
         table = _with_present_metadata(accepted, rows, metadata)
         _finish(store, table, rejected, spec, config)
@@ -100,20 +103,34 @@ def preprocess(
 
 
 def _plan(source: Path) -> tuple[list[ScanRow], dict[str, Metadata]]:
-    """Scans in their final order, with a dataset (the tree's, else the metadata's, else the folder's name), and what
-    is known of each by path.
+    """Scans in their final order, with a dataset (the tree's, else the metadata's, else the folder's name) and a
+    sequence (the name's, else the metadata's), and what is known of each by path.
     """
     found = find_scans(source)
     table = MetadataTable.read(source, {row.dataset for row in found})
-    named = [replace(row, dataset=row.dataset or table.dataset(row) or source.resolve().name) for row in found]
+    named = []
+    for row in found:
+        dataset = row.dataset or table.dataset(row) or source.resolve().name
+        sequence = sequence_name(table.modality(row)) if row.sequence == FALLBACK else row.sequence
+        named.append(replace(row, dataset=dataset, sequence=sequence))
     return named, {row.path: table.of(row) for row in found}
 
 
-def _size(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except OSError:
-        return -1
+def _sizes(source: Path, rows: list[ScanRow]) -> dict[str, int]:
+    """Bytes of each file, -1 where it cannot be told; each archive is listed once."""
+
+    @functools.lru_cache(maxsize=1)
+    def listed(archive: Path) -> dict[str, int]:
+        return members(archive)
+
+    def size(row: ScanRow) -> int:
+        place = place_of(source / row.path)
+        try:
+            return place.path.stat().st_size if place.member is None else listed(place.path)[place.member]
+        except (OSError, RejectedScan, KeyError):
+            return -1
+
+    return {row.path: size(row) for row in rows}
 
 
 def _work(jobs: list[Job], journal: Journal, workers: int, console: Console | None, already: int) -> None:
@@ -124,8 +141,8 @@ def _work(jobs: list[Job], journal: Journal, workers: int, console: Console | No
     since = time.monotonic()
     with contextlib.closing(run_local(process, jobs, workers)) as outcomes:
         try:
-            for outcome in _shown(outcomes, len(jobs), console, already):
-                batch.append(outcome)
+            for of_file in _shown(outcomes, len(jobs), console, already):
+                batch.extend(of_file)
                 if len(batch) >= _SHARD_SCANS or time.monotonic() - since > _SHARD_SECONDS:
                     journal.commit(batch)
                     batch, since = [], time.monotonic()
@@ -133,27 +150,35 @@ def _work(jobs: list[Job], journal: Journal, workers: int, console: Console | No
             journal.commit(batch)
 
 
-def _shown(outcomes: Iterator[Outcome], total: int, console: Console | None, already: int) -> Iterator[Outcome]:
+def _shown(
+    outcomes: Iterator[list[Outcome]], total: int, console: Console | None, already: int
+) -> Iterator[list[Outcome]]:
     if console is None:
         yield from outcomes
         return
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, TextColumn("left"), TimeRemainingColumn(), console=console) as progress:
         task = progress.add_task("preprocess", total=total + already, completed=already)
-        for outcome in outcomes:
+        for of_file in outcomes:
             progress.advance(task)
-            yield outcome
+            yield of_file
 
 
 def _with_present_metadata(table: pa.Table, rows: list[ScanRow], metadata: dict[str, Metadata]) -> pa.Table:
     """Ids and metadata as the tree and the TSV files say now: they may have changed since a scan was processed."""
     by_path = {row.path: row for row in rows}
-    present = [by_path[path] for path in table.column("path").to_pylist()]
+    columns = (table.column(name).to_pylist() for name in ("path", "sequence"))
+    present = [_with_shell(by_path[path], sequence) for path, sequence in zip(*columns, strict=True)]
     cells = [{**id_cells(row), **asdict(metadata[row.path])} for row in present]
     for name in cells[0] if cells else ():
         column = pa.array([line[name] for line in cells], SCHEMA.field(name).type)
         table = table.set_column(SCHEMA.get_field_index(name), SCHEMA.field(name), column)
     return table
+
+
+def _with_shell(row: ScanRow, stored: str) -> ScanRow:
+    """The row with its shell, which the b-values beside a series tell and its name does not."""
+    return replace(row, sequence=stored) if stored.startswith("dwi_b") else row
 
 
 def _finish(

@@ -1,17 +1,20 @@
-"""One scan from its file into the store, or into quarantine with the reason: what a worker does."""
+"""The scans of one file into the store, or into quarantine with the reason: what a worker does."""
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from fomo_ssl.core.errors import Reason, RejectedScan
+from fomo_ssl.corpus.diffusion import Part, plan_series
 from fomo_ssl.corpus.layouts import ScanRow
 from fomo_ssl.corpus.metadata import Metadata
 from fomo_ssl.corpus.schema import affine_cell, axis_cells
 from fomo_ssl.corpus.store import write_scan
 from fomo_ssl.imaging.canonical import CanonicalSpec, canonicalise
-from fomo_ssl.imaging.nifti import Volume, read
+from fomo_ssl.imaging.container import place_of
+from fomo_ssl.imaging.nifti import Volume, read, read_header
+from fomo_ssl.imaging.series import read_sums
 
 
 @dataclass(frozen=True)
@@ -37,30 +40,71 @@ class Outcome:
     detail: str = ""
 
 
-def process(job: Job) -> Outcome:
-    """Read, judge, bring into canonical form and write one scan; safe to repeat after a kill.
+def process(job: Job) -> list[Outcome]:
+    """Read, judge, bring into canonical form and write what one file holds; safe to repeat after a kill.
+
+    A file of one volume has one outcome; a series has one for each scan that `corpus.diffusion` makes of it.
 
     Raises:
         OSError: the store cannot be written.
     """
     path = job.source / job.row.path
     try:
-        volume = read(path)
-        check_slices(volume, job.min_slices)
-        canonical = canonicalise(volume, job.spec)
-        digest = _file_digest(path)
+        return _outcomes(job, path)
     except RejectedScan as error:
-        return Outcome(job.row, job.source_bytes, None, error.reason.value, error.detail)
+        return [_refused(job, job.row, error)]
     except Exception as error:
         error.add_note(f"while preprocessing {path}")
         raise
+
+
+def _outcomes(job: Job, path: Path) -> list[Outcome]:
+    try:
+        volume = read(path)
+    except RejectedScan as error:
+        if error.reason != Reason.SEVERAL_VOLUMES:
+            raise
+        return _series(job, path)
+    return [_accepted(job, job.row, volume, _digest(path))]
+
+
+def _series(job: Job, path: Path) -> list[Outcome]:
+    try:
+        plan = plan_series(path, job.row.sequence, read_header(path).shape[3])
+    except OSError as error:
+        raise RejectedScan(Reason.UNREADABLE, error.strerror or str(error), where=path) from error
+    parts = [part for part in plan if isinstance(part, Part)]
+    outcomes = [
+        _refused(job, replace(job.row, volume=at), why) for at, why in (p for p in plan if isinstance(p, tuple))
+    ]
+    volumes, digest = read_sums(path, [part.weights for part in parts]), _digest(path)
+    for part, volume in zip(parts, volumes, strict=True):
+        row = replace(job.row, sequence=part.sequence, volume=part.volume)
+        if isinstance(volume, RejectedScan):
+            outcomes.append(_refused(job, row, volume))
+            continue
+        noted = Volume(volume.data, volume.affine, (*volume.notes, part.note))
+        try:
+            outcomes.append(_accepted(job, row, noted, digest))
+        except RejectedScan as error:
+            outcomes.append(_refused(job, row, error))
+    return sorted(outcomes, key=lambda outcome: outcome.row.volume)
+
+
+def _accepted(job: Job, row: ScanRow, volume: Volume, digest: str) -> Outcome:
+    check_slices(volume, job.min_slices)
+    canonical = canonicalise(volume, job.spec)
     extra = {
         "source_bytes": job.source_bytes,
         "source_digest": digest,
         **axis_cells("source_shape", volume.data.shape),
         "source_affine": affine_cell(volume.affine),
     }
-    return Outcome(job.row, job.source_bytes, write_scan(job.store, job.row, canonical, Metadata(), extra))
+    return Outcome(row, job.source_bytes, write_scan(job.store, row, canonical, Metadata(), extra))
+
+
+def _refused(job: Job, row: ScanRow, error: RejectedScan) -> Outcome:
+    return Outcome(row, job.source_bytes, None, error.reason.value, error.detail)
 
 
 def check_slices(volume: Volume, least: int) -> None:
@@ -73,6 +117,17 @@ def check_slices(volume: Volume, least: int) -> None:
         raise RejectedScan(Reason.TOO_FEW_SLICES, f"shape {volume.data.shape}, at least {least} along each axis")
 
 
-def _file_digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+def _digest(path: Path) -> str:
+    """Of the file as it is, for a member of an archive as it would be unpacked: equal digests are duplicates.
+
+    Raises:
+        RejectedScan: UNREADABLE, the file is gone by now.
+    """
+    hasher = hashlib.blake2b(digest_size=16)
+    try:
+        with place_of(path).open() as content:
+            while piece := content.stream.read(2**20):
+                hasher.update(piece)
+    except OSError as error:
+        raise RejectedScan(Reason.UNREADABLE, error.strerror or str(error), where=path) from error
+    return hasher.hexdigest()

@@ -1,3 +1,7 @@
+import multiprocessing
+import os
+import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -5,6 +9,8 @@ import numpy as np
 import pytest
 
 from fomo_ssl.core.seeding import numpy_generator
+from fomo_ssl.corpus.preprocess import preprocess
+from fomo_ssl.imaging.canonical import CanonicalSpec
 from fomo_ssl.imaging.nifti import Volume, write
 
 
@@ -48,3 +54,21 @@ def contents() -> Callable[[Path], dict[str, bytes]]:
         return {p.relative_to(folder).as_posix(): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
 
     return read_all
+
+
+@pytest.fixture(scope="session")
+def killed_run() -> Callable[[Path, Path, CanonicalSpec, int], None]:
+    """Preprocess in a process that is killed once so many scan files (or, for -1, the index) exist."""
+
+    def run(tree: Path, store: Path, spec: CanonicalSpec, after: int) -> None:
+        process = multiprocessing.get_context("fork").Process(target=preprocess, args=(tree, store, spec))
+        process.start()
+        while process.is_alive():
+            made = len(list((store / "scans").rglob("*.b2nd"))) if store.exists() else 0
+            if (made >= after >= 0) or (after < 0 and (store / "index.arrow").exists()):
+                os.kill(process.pid, signal.SIGKILL)
+                break
+            time.sleep(0.005)
+        process.join()
+
+    return run

@@ -1,40 +1,7 @@
 from pathlib import Path
 
-import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-
 from fomo_ssl.corpus.layouts import ScanRow, find_scans
-from fomo_ssl.corpus.metadata import Metadata, MetadataTable, parse_age
-
-
-@pytest.mark.parametrize(
-    ("text", "wanted"),
-    [
-        ("35", (35, 35)),
-        ("35.5", (35.5, 35.5)),
-        ("080Y", (80, 80)),
-        ("6M", (0.5, 0.5)),
-        ("20-30", (20, 30)),
-        ("20 - 30y", (20, 30)),
-        ("90+", (90, 90)),
-        (" 7 ", (7, 7)),
-        ("", None),
-        ("n/a", None),
-        ("-5", None),
-        ("30-20", None),
-        ("300", None),
-        ("old", None),
-    ],
-)
-def test_ages(text, wanted):
-    assert parse_age(text) == wanted
-
-
-@given(st.text(max_size=12))
-def test_any_text_is_an_age_in_range_or_none(text):
-    age = parse_age(text)
-    assert age is None or 0 <= age[0] <= age[1] <= 120
+from fomo_ssl.corpus.metadata import Metadata, MetadataTable
 
 
 def row(dataset="", subject="sub_1", session="ses_1", name="t1.nii.gz") -> ScanRow:
@@ -87,6 +54,62 @@ def test_a_flat_tree_with_ambiguous_ids_gets_no_metadata(tmp_path: Path):
     header = "dataset\tparticipant_id\tsession_id\tage"
     write(tmp_path / "participants.tsv", header, "A\tsub_1\tses_1\t20", "B\tsub_1\tses_1\t70", "A\tsub_1\tses_1\t20")
     assert MetadataTable.read(tmp_path, {""}).of(row()) == Metadata()
+
+
+def test_two_lines_of_one_session_that_differ_leave_the_value_unknown(tmp_path: Path):
+    write(tmp_path / "participants.tsv", "participant_id\tage\tsex", "sub_1\t20\tF", "sub_1\t70\tF", "sub_1\t20\tF")
+    found = MetadataTable.read(tmp_path, {""}).of(row())
+    assert (found.age, found.sex) == (None, "F")
+
+
+def test_tables_beside_archives_and_merged_copies_above(tmp_path: Path):
+    """The tree lies one folder below the source; ids repeat between the data sets of PT030."""
+    first, second = "FOMO/PT030_OpenNeuro/ds000001", "FOMO/PT030_OpenNeuro/ds000002"
+    header = "dataset\tparticipant_id\tsession_id\tage\tsex"
+    write(
+        tmp_path / "FOMO/participants.tsv",
+        header,
+        "PT030_OpenNeuro/ds000001\tsub-01\tses-01\t20Y\tM",
+        "PT030_OpenNeuro/ds000002\tsub-01\tses-01\t60-70\tF",
+        "PT001_X\tsub-01\tses-01\t33\tF",
+    )
+    write(tmp_path / first / "participants.tsv", "participant_id\tsession_id\tage", "sub-01\tses-01\t21")
+    write(
+        tmp_path / second / "mri_info.tsv",
+        "participant_id\tsession_id\tfilename\tManufacturer\tMagneticFieldStrength",
+        "sub-01\tses-01\tsub-01_ses-01_T1w.nii.gz\tSIEMENS\t15000",
+    )
+    write(tmp_path / second / "mapping.tsv", "participant_id\tnew_filename\tmodality", "sub-01\tscan.pt\tT2w")
+    table = MetadataTable.read(tmp_path, {first, second, "FOMO/PT001_X"})
+
+    def packed(dataset: str, name: str) -> ScanRow:
+        return ScanRow(dataset, "sub-01", "ses-01", "other", f"{dataset}/sub-01/ses-01.zip!{name}")
+
+    found = table.of(packed(first, "T1w.nii.gz"))
+    assert (found.age, found.sex) == (21, "M")
+    found = table.of(packed(second, "anat/sub-01_ses-01_T1w.nii.gz"))
+    assert (found.age_low, found.age_high, found.manufacturer, found.field_strength) == (60, 70, "Siemens", 1.5)
+    assert table.of(packed(second, "anat/T2w.nii.gz")).manufacturer is None
+    assert table.modality(packed(second, "anat/scan.nii.gz")) == "T2w"
+    assert table.of(packed("FOMO/PT001_X", "T1w.nii.gz")).age == 33
+
+
+def test_openmind(tmp_path: Path):
+    write(
+        tmp_path / "openneuro_metadata.csv",
+        "unique_id,image_path,modality,age,sex,model_name,magnetic_field_strength,manufacturer",
+        "1,ds000001/sub-01/ses-a/anat/sub-01_ses-a_T1w.nii.gz,T1w,25.0,male,Trio,3.0,Siemens",
+        "2,ds000002/sub-01/anat/sub-01_run-1_scan.nii.gz,T2w,60.0,female,,,",
+        "3,broken",
+    )
+    datasets = {"OpenMind/ds000001", "OpenMind/ds000002"}
+    table = MetadataTable.read(tmp_path, datasets)
+    path = "OpenMind/ds000001/sub-01/ses-a/anat/sub-01_ses-a_T1w.nii.gz"
+    first = table.of(ScanRow("OpenMind/ds000001", "sub-01", "ses-a", "t1", path))
+    assert (first.age, first.sex, first.scanner, first.field_strength) == (25, "M", "Trio", 3)
+    path = "OpenMind/ds000002/sub-01/anat/sub-01_run-1_scan.nii.gz"
+    second = ScanRow("OpenMind/ds000002", "sub-01", "ses_1", "other", path)
+    assert (table.of(second).age, table.modality(second)) == (60, "T2w")
 
 
 def test_real_corpus(real_data: Path):

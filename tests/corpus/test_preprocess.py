@@ -1,11 +1,8 @@
 import csv
 import errno
-import multiprocessing
 import os
 import re
 import shutil
-import signal
-import time
 from pathlib import Path
 
 import pytest
@@ -85,23 +82,12 @@ def test_a_second_run_works_on_nothing_and_new_scans_are_added(tree: Path, whole
     assert len(list((whole / "scans").rglob("*.b2nd"))) == 6
 
 
-def killed_run(tree: Path, store: Path, after: int) -> None:
-    """Preprocess in a process that is killed once `after` scan files (or, for -1, the index) exist."""
-    process = multiprocessing.get_context("fork").Process(target=preprocess, args=(tree, store, SPEC))
-    process.start()
-    while process.is_alive():
-        made = len(list((store / "scans").rglob("*.b2nd"))) if store.exists() else 0
-        if (made >= after >= 0) or (after < 0 and (store / "index.arrow").exists()):
-            os.kill(process.pid, signal.SIGKILL)
-            break
-        time.sleep(0.005)
-    process.join()
-
-
-def test_killed_again_and_again_the_store_gets_the_same_bytes(tree: Path, whole: Path, tmp_path: Path, contents):
+def test_killed_again_and_again_the_store_gets_the_same_bytes(
+    tree: Path, whole: Path, tmp_path: Path, contents, killed_run
+):
     store = tmp_path / "killed"
     for after in (1, 4, -1):
-        killed_run(tree, store, after)
+        killed_run(tree, store, SPEC, after)
     preprocess(tree, store, SPEC)
     assert contents(store) == contents(whole)
 
