@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy import interpolate, ndimage
+from scipy import fft, interpolate, ndimage
 
 from fomo_ssl.core.errors import ConfigError
 from fomo_ssl.data.augment.intensity import (
@@ -21,6 +21,7 @@ from fomo_ssl.data.augment.intensity import (
     LowResolutionParams,
     NoiseParams,
 )
+from fomo_ssl.data.augment.kspace import BANDS, Gibbs, GibbsParams, Motion, MotionParams, displaced, filter_matrix
 from fomo_ssl.data.augment.params import Grid
 from fomo_ssl.data.augment.presets import PRESETS, TRANSFORMS
 from fomo_ssl.data.augment.separable import bspline_matrix, gaussian_matrix, thick_slice_matrix
@@ -108,8 +109,16 @@ def _identity(name, batch):
         "gamma": GammaParams(on, ones),
         "contrast": ContrastParams(on, ones, zeros),
         "bias_field": BiasFieldParams(on, torch.zeros(batch, 1, 5, 5, 5)),
+        "motion": MotionParams(
+            on,
+            torch.eye(3).repeat(batch, 1, 1),
+            torch.zeros(batch, 3),
+            torch.eye(3).bool(),
+            on[:, None].repeat(1, BANDS),
+        ),
         "blur": BlurParams(on, zeros),
         "low_resolution": LowResolutionParams(on, torch.ones(batch, 3)),
+        "gibbs": GibbsParams(on, torch.ones(batch, 3)),
         "noise": NoiseParams(on, zeros, torch.arange(batch)),
     }[name]
 
@@ -269,3 +278,60 @@ def test_noise_has_its_standard_deviation_and_differs_by_voxel_and_sample():
     assert noise.flatten(1).mean(1).abs().max() < 0.02
     assert abs(float(torch.corrcoef(noise.flatten(1))[0, 1])) < 0.05
     assert abs(float(torch.corrcoef(noise[0].flatten(1))[0, 1])) < 0.05
+
+
+def test_frequencies_are_those_of_the_cosine_transform():
+    weight = torch.rand(2, 11, dtype=torch.float64)
+    x = np.random.default_rng(1).normal(size=11)
+    for row, matrix in zip(weight.numpy(), filter_matrix(weight).numpy(), strict=True):
+        np.testing.assert_allclose(matrix @ x, fft.idct(fft.dct(x, norm="ortho") * row, norm="ortho"), atol=1e-12)
+
+
+def test_gibbs_drops_the_highest_frequencies_of_the_drawn_axes():
+    x = _volumes(1)
+    params = GibbsParams(torch.tensor([True]), torch.tensor([[1.0, 0.5, 1.0]]))
+    out = _always("gibbs").apply(x, params)
+    spectrum = fft.dct(x[0, 0].numpy(), axis=1, norm="ortho")
+    spectrum[:, SHAPE[1] // 2 :] = 0.0
+    np.testing.assert_allclose(out[0, 0].numpy(), fft.idct(spectrum, axis=1, norm="ortho"), atol=1e-5)
+    # A measurement repeated is the same measurement.
+    torch.testing.assert_close(_always("gibbs").apply(out, params), out, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(out.mean((3, 4)).mean(), x.mean((3, 4)).mean(), rtol=1e-4, atol=1e-6)
+
+
+def test_gibbs_keeps_what_it_was_told_to():
+    params = Gibbs(1.0, (0.5, 0.8), 0.25).sample(torch.arange(400), _grid(400))
+    cut = params.keep < 1.0
+    assert ((params.keep[cut] >= 0.5) & (params.keep[cut] <= 0.8)).all()
+    assert set(cut.sum(1).tolist()) == {1, 3}
+    assert 0.18 < (cut.sum(1) == 3).float().mean() < 0.32
+    assert cut[cut.sum(1) == 1].any(0).all()
+
+
+def test_a_displaced_head_is_where_it_was_moved_to():
+    x = torch.from_numpy(phantom(0, (20, 24, 16)).data)[None, None].float()
+    moved = displaced(x, torch.eye(3)[None], torch.tensor([[2.0, -3.0, 1.0]]))
+    np.testing.assert_allclose(moved[0, 0, 2:, :-3, 1:], x[0, 0, :-2, 3:, :-1], atol=1e-3)
+
+
+def test_motion_mixes_the_spectra_of_two_places():
+    x = torch.from_numpy(phantom(0, (32, 24, 20)).data)[None, None].float()
+    bands = torch.zeros(1, BANDS, dtype=torch.bool)
+    bands[0, 4:9] = True
+    shift, axis = torch.tensor([[0.0, 2.0, 1.0]]), torch.tensor([[True, False, False]])
+    out = _always("motion").apply(x, MotionParams(torch.tensor([True]), torch.eye(3)[None], shift, axis, bands))
+    before, after = (
+        fft.dct(v[0, 0].double().numpy(), axis=0, norm="ortho") for v in (x, displaced(x, torch.eye(3)[None], shift))
+    )
+    before[8:18] = after[8:18]
+    np.testing.assert_allclose(out[0, 0].numpy(), fft.idct(before, axis=0, norm="ortho"), atol=1e-2)
+
+
+def test_motion_leaves_the_head_where_it_is():
+    params = Motion(1.0, 4.0, 4.0).sample(torch.arange(200), _grid(200, spacing=(1.0, 2.0, 4.0)))
+    assert not params.bands[:, 0].any()
+    assert params.bands.any(1).all()
+    assert (params.axis.sum(1) == 1).all()
+    limits = torch.tensor([4.0, 2.0, 1.0])
+    assert (params.shift.abs() <= limits).all()
+    assert (params.shift.abs().amax(0) > limits * 0.8).all(), "in mm"
