@@ -24,7 +24,7 @@ class FeatureInfo:
     stride: Triple
 
 
-Pairing = Literal["single", "overlap", "session"]
+Pairing = Literal["single", "overlap", "session", "subject"]
 
 
 @dataclass(frozen=True)
@@ -34,8 +34,9 @@ class ViewSpec:
     Attributes:
         n: number of views.
         pairing: `single` one crop; `overlap` n crops of one scan that share at least `min_overlap` of their volume;
-            `session` two sequences of one session on the same physical region where the session has several,
-            else as `overlap` (the batch says which it got in `paired`).
+            `session` two sequences of one session on the same physical region where the session has several;
+            `subject` two sessions of one subject, at the same place of their foreground boxes, in the same sequence
+            where the other session has it; both fall back to `overlap` (the batch says which it got in `paired`).
         min_overlap: least shared fraction of the crop's volume, 0 to 1.
     """
 
@@ -83,7 +84,7 @@ class CropBatch(_OnDevice):
         rows: row of the store's index, per view.
         spacing: voxel edges of each sample in mm.
         sequences: sequence class index, per view.
-        paired: True where a `session` pair was found (or the pairing asked for no second scan).
+        paired: True where a `session` or `subject` pair was found (or the pairing asked for no second scan).
     """
 
     images: list[Int16[Tensor, "b c x y z"]]

@@ -26,6 +26,7 @@ class ScanIndex:
         scale, offset: normalised intensity = stored value * scale + offset.
         box_lo, box_hi: foreground box in voxels, upper end excluded.
         by_session: all rows, ordered by session; `session_start[s]` is where session s begins in it.
+        by_subject: all rows, ordered by subject; `subject_sorted` are their subjects.
     """
 
     subject: UInt64[np.ndarray, "n"]
@@ -44,6 +45,8 @@ class ScanIndex:
     box_hi: Int64[np.ndarray, "n 3"]
     by_session: Int64[np.ndarray, "n"]
     session_start: Int64[np.ndarray, "_"]
+    by_subject: Int64[np.ndarray, "n"]
+    subject_sorted: UInt64[np.ndarray, "n"]
 
     @classmethod
     def of(cls, store: Store) -> "ScanIndex":
@@ -53,9 +56,10 @@ class ScanIndex:
         sequence, sequence_names = _codes(table, "sequence")
         subject_code, subject_names = _codes(table, "dataset", "subject")
         session, _ = _codes(table, "dataset", "subject", "session")
-        subject_ids = np.array([_stable_id(name) for name in subject_names], dtype=np.uint64)
+        subject = np.array([_stable_id(name) for name in subject_names], dtype=np.uint64)[subject_code]
+        by_subject = np.argsort(subject, kind="stable")
         return cls(
-            subject=subject_ids[subject_code],
+            subject=subject,
             session=session,
             dataset=dataset,
             dataset_names=dataset_names,
@@ -71,6 +75,8 @@ class ScanIndex:
             box_hi=_triples(table, "box_hi", np.int64),
             by_session=np.argsort(session, kind="stable"),
             session_start=np.concatenate([[0], np.cumsum(np.bincount(session))]).astype(np.int64),
+            by_subject=by_subject,
+            subject_sorted=subject[by_subject],
         )
 
     def __len__(self) -> int:
@@ -81,6 +87,12 @@ class ScanIndex:
         start, stop = self.session_start[self.session[row]], self.session_start[self.session[row] + 1]
         rows: Int64[np.ndarray, "_"] = self.by_session[start:stop]
         return np.compress(self.sequence[rows] != self.sequence[row], rows)
+
+    def other_sessions(self, row: int) -> Int64[np.ndarray, "_"]:
+        """Rows of the same subject's other sessions, in row order."""
+        start, stop = np.searchsorted(self.subject_sorted, self.subject[row] + np.arange(2, dtype=np.uint64))
+        rows: Int64[np.ndarray, "_"] = self.by_subject[start:stop]
+        return np.compress(self.session[rows] != self.session[row], rows)
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ class Request:
         key: the sample's random key, for augmentation and masks.
         rows: row of the index, per view.
         origins: corner of the crop in store voxels, per view; negative where the volume is smaller than the crop.
-        paired: False where a second sequence was asked for and the session has none.
+        paired: False where a second sequence or session was asked for and there is none.
     """
 
     index: int
@@ -49,9 +49,11 @@ class Sampler:
         crop: size of each crop in voxels.
         seed: another seed gives another order, other crops and other augmentations.
         weights: relative weight per entry of `rows`.
+        crops_per_scan: so many samples in a row come from one scan. More than 1 saves opening files where that is what
+            reading waits for (a network disk), and makes batches less varied.
 
     Raises:
-        ConfigError: no rows, or weights of another length.
+        ConfigError: no rows.
     """
 
     def __init__(
@@ -62,17 +64,19 @@ class Sampler:
         crop: Triple,
         seed: int,
         weights: Float[np.ndarray, "k"] | None = None,
+        crops_per_scan: int = 1,
     ) -> None:
         if len(rows) == 0:
             raise ConfigError("there is no scan to draw crops from", way_out="Check held_out and sequences")
         self.index, self.rows, self.views, self.crop, self.seed = index, rows, views, crop, seed
+        self.crops_per_scan = crops_per_scan
         self._cumulative = None if weights is None else np.cumsum(weights)
         self._selected = np.zeros(len(index), dtype=bool)
         self._selected[rows] = True
 
     def __len__(self) -> int:
         """Samples in one epoch."""
-        return len(self.rows)
+        return len(self.rows) * self.crops_per_scan
 
     def request(self, i: int, attempt: int = 0) -> Request:
         """Rows, corners and key of global sample `i`; attempts above 0 are other draws, for scans that do not open."""
@@ -80,8 +84,9 @@ class Sampler:
         row = self._row(i, attempt)
         anchor = self._draw_origin(rng, row)
         rows, origins, paired = [row], [anchor], True
-        if self.views.n > 1 and self.views.pairing == "session":
-            partners = self._partners(rng, row, anchor)
+        if self.views.n > 1 and self.views.pairing in ("session", "subject"):
+            find = self._same_region if self.views.pairing == "session" else self._same_place
+            partners = find(rng, row, anchor)
             paired = bool(partners)
             for view in range(self.views.n - 1 if paired else 0):
                 partner, origin = partners[view % len(partners)]
@@ -93,19 +98,20 @@ class Sampler:
         triples = tuple((int(o[0]), int(o[1]), int(o[2])) for o in origins)
         return Request(i, sample_key(self.seed, i), tuple(rows), triples, paired)
 
-    def _row(self, i: int, attempt: int) -> int:
+    def _row(self, sample: int, attempt: int) -> int:
+        i = sample // self.crops_per_scan
         if self._cumulative is not None:
             draw = numpy_generator(self.seed, i, f"scan/{attempt}" if attempt else "scan").random()
             position = int(np.searchsorted(self._cumulative, draw * self._cumulative[-1], side="right"))
         elif attempt:
-            position = int(numpy_generator(self.seed, i, f"scan/{attempt}").integers(len(self.rows)))
+            position = int(numpy_generator(self.seed, sample, f"scan/{attempt}").integers(len(self.rows)))
         else:
             epoch, place = divmod(i, len(self.rows))
             position = permute(place, len(self.rows), sample_key(self.seed, epoch, "order"))
         return int(self.rows[position])
 
     def _draw_origin(self, rng: np.random.Generator, row: int) -> Int64[np.ndarray, "3"]:
-        low, high = origin_range(self.index.shape[row], self.crop, self.index.box_lo[row], self.index.box_hi[row])
+        low, high = self._origins(row)
         return rng.integers(low, high, endpoint=True)
 
     def _overlapping(
@@ -120,14 +126,14 @@ class Sampler:
         crop = np.array(self.crop)
         shared = rng.uniform(self.views.min_overlap, 1.0)
         reach = np.floor(crop * (1.0 - shared ** rng.dirichlet(np.ones(3)))).astype(np.int64)
-        low, high = origin_range(self.index.shape[row], self.crop, self.index.box_lo[row], self.index.box_hi[row])
+        low, high = self._origins(row)
         step = reach * rng.choice([-1, 1], 3)
         has_room = (low <= anchor + step) & (anchor + step <= high)
         far = np.clip(anchor + np.where(has_room, step, -step), low, high)
         ends = np.minimum(anchor, far), np.maximum(anchor, far)
         return [anchor, far, *(rng.integers(*ends, endpoint=True) for _ in range(self.views.n - 2))]
 
-    def _partners(
+    def _same_region(
         self, rng: np.random.Generator, row: int, anchor: Int64[np.ndarray, "3"]
     ) -> list[tuple[int, Int64[np.ndarray, "3"]]]:
         """Other sequences of the session that show the crop's centre, in random order, and the corners there."""
@@ -141,6 +147,26 @@ class Sampler:
             if np.all(voxel >= self.index.box_lo[sibling]) and np.all(voxel < self.index.box_hi[sibling]):
                 found.append((int(sibling), np.rint(voxel - half).astype(np.int64)))
         return found
+
+    def _same_place(
+        self, rng: np.random.Generator, row: int, anchor: Int64[np.ndarray, "3"]
+    ) -> list[tuple[int, Int64[np.ndarray, "3"]]]:
+        """Scans of the subject's other sessions in random order, those of the same sequence first, and the corners of
+        crops at the same fraction of the foreground box: sessions share no scanner space.
+        """
+        others = self.index.other_sessions(row)
+        others = rng.permutation(others[self._selected[others]])
+        is_other = self.index.sequence[others] != self.index.sequence[row]
+        box_lo, box_hi, half = self.index.box_lo, self.index.box_hi, (np.array(self.crop) - 1) / 2
+        share = (anchor + half - box_lo[row]) / (box_hi[row] - box_lo[row])
+        found = []
+        for other in others[np.argsort(is_other, kind="stable")]:
+            origin = np.rint(box_lo[other] + share * (box_hi[other] - box_lo[other]) - half).astype(np.int64)
+            found.append((int(other), np.clip(origin, *self._origins(int(other)))))
+        return found
+
+    def _origins(self, row: int) -> tuple[Int64[np.ndarray, "3"], Int64[np.ndarray, "3"]]:
+        return origin_range(self.index.shape[row], self.crop, self.index.box_lo[row], self.index.box_hi[row])
 
 
 def apply_affine(affine: Float[np.ndarray, "3 4"], point: Float[np.ndarray, "3"]) -> Float[np.ndarray, "3"]:

@@ -24,7 +24,8 @@ class Contrastive(Objective):
 
     Args:
         encoder: any encoder; its embedding is contrasted.
-        pairing: `overlap` two crops of one scan, `session` two sequences of one session on one region.
+        pairing: `overlap` two crops of one scan, `session` two sequences of one session on one region, `subject`
+            two sessions of one subject.
         min_overlap: least shared fraction of two crops of one scan.
         temperature: divides cosine similarities.
         projector_hidden, projector_dim: hidden and output width of the projector.
@@ -34,7 +35,7 @@ class Contrastive(Objective):
         self,
         encoder: Encoder,
         *,
-        pairing: Literal["overlap", "session"] = "overlap",
+        pairing: Literal["overlap", "session", "subject"] = "overlap",
         min_overlap: float = 0.4,
         temperature: float = 0.1,
         projector_hidden: int = 2048,

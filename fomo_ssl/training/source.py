@@ -26,6 +26,7 @@ class DataConfig:
         held_out: fraction (float) or number (int) of subjects kept out of training.
         sequences: names of the sequences to use; None takes all.
         dataset_weights, sequence_weights: relative weights of scans; with any, samples are drawn with replacement.
+        crops_per_scan: samples in a row that come from one scan.
         workers: processes that read ahead; the batches do not depend on it.
         max_unreadable: scans that may be missing or damaged before the run stops; up to there each is reported and
             replaced by another draw.
@@ -35,6 +36,7 @@ class DataConfig:
     sequences: tuple[str, ...] | None = None
     dataset_weights: Mapping[str, float] = field(default_factory=dict)
     sequence_weights: Mapping[str, float] = field(default_factory=dict)
+    crops_per_scan: int = 1
     workers: int = 2
     max_unreadable: int = 10
 
@@ -67,7 +69,7 @@ class CropSource:
             split = Split(*kept)
         weighted = bool(data.dataset_weights or data.sequence_weights)
         weights = sampling_weights(index, split.train, data.dataset_weights, data.sequence_weights)
-        sampler = Sampler(index, split.train, views, crop, seed, weights if weighted else None)
+        sampler = Sampler(index, split.train, views, crop, seed, weights if weighted else None, data.crops_per_scan)
         return cls(store, index, split, sampler, data.workers, seed)
 
     def stream(

@@ -164,6 +164,53 @@ def test_three_views_of_a_session_take_every_sequence_there_is(index):
     assert all(len(sampler.request(i).rows) == 3 for i in range(60))
 
 
+def test_a_subject_pair_shows_one_place_in_two_sessions(index):
+    twice = np.flatnonzero([len(index.other_sessions(row)) > 0 for row in range(len(index))])
+    assert len(twice) == 6
+    sampler = Sampler(index, _all(index), ViewSpec(2, "subject", 0.5), CROP, seed=0)
+    half = (np.array(CROP) - 1) / 2
+    pairs = 0
+    for request in map(sampler.request, range(150)):
+        first, second = request.rows
+        assert request.paired == (first in twice)
+        if not request.paired:
+            assert first == second
+            assert _shared(request.origins, CROP) >= 0.5
+            continue
+        pairs += 1
+        assert index.subject[first] == index.subject[second]
+        assert index.session[first] != index.session[second]
+        assert index.sequence[first] == index.sequence[second], "both sessions have all sequences"
+        lo, hi = index.box_lo[[first, second]], index.box_hi[[first, second]]
+        places = (np.array(request.origins) + half - lo) / (hi - lo)
+        free = (index.shape[[first, second]] > np.array(CROP)).all(axis=0)
+        assert (np.abs(places[0] - places[1]) * (hi - lo)[1] <= 2.0)[free].all()
+    assert pairs > 20
+
+
+def test_another_session_without_the_sequence_gives_another_sequence(index):
+    t1 = index.sequence == index.sequence_names.index("t1")
+    flair = index.sequence == index.sequence_names.index("flair")
+    rows = np.flatnonzero((t1 & (index.session == index.session[0])) | (flair & (index.session != index.session[0])))
+    sampler = Sampler(index, rows, ViewSpec(2, "subject"), CROP, seed=0)
+    paired = [request for request in map(sampler.request, range(60)) if request.paired]
+    assert paired
+    assert all(index.sequence[r.rows[0]] != index.sequence[r.rows[1]] for r in paired)
+
+
+@pytest.mark.parametrize("weights", [False, True])
+def test_several_crops_of_a_scan_in_a_row(index, weights: bool):
+    values = np.arange(1.0, len(index) + 1) if weights else None
+    one, three = (Sampler(index, _all(index), SINGLE, CROP, 0, values, crops_per_scan=n) for n in (1, 3))
+    assert len(three) == 3 * len(one)
+    for scan in range(40):
+        requests = [three.request(3 * scan + crop) for crop in range(3)]
+        assert {request.rows for request in requests} == {one.request(scan).rows}
+        assert len({request.key for request in requests}) == 3
+    origins = {request.origins for request in map(three.request, range(90))}
+    assert len(origins) > 40
+
+
 def test_no_rows_is_an_error(index):
     with pytest.raises(ConfigError, match="no scan"):
         Sampler(index, np.array([], dtype=np.int64), SINGLE, CROP, seed=0)
