@@ -5,6 +5,7 @@ names and CRC-32, the judgement about claimed sizes is made here.
 """
 
 import contextlib
+import errno
 import io
 import struct
 import zipfile
@@ -65,7 +66,10 @@ class Place:
         return Place(self.path, str(PurePosixPath(self.member).with_name(name)))
 
     def exists(self) -> bool:
-        return self.path.exists() if self.member is None else self.member in members(self.path)
+        if self.member is None:
+            return self.path.exists()
+        with _archive(self.path) as archive:
+            return self.member in _infos(archive)
 
     @contextlib.contextmanager
     def open(self) -> Iterator[Content]:
@@ -152,6 +156,11 @@ def _damage_is_typed() -> Iterator[None]:
         yield
     except _DAMAGE as error:
         raise RejectedScan(Reason.BAD_ZIP, str(error) or type(error).__name__) from error
+    except OSError as error:
+        # A wrong offset in the directory is a seek to before the start of the file.
+        if error.errno != errno.EINVAL:
+            raise
+        raise RejectedScan(Reason.BAD_ZIP, "an offset in the directory is wrong") from error
 
 
 @contextlib.contextmanager

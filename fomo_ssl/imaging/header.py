@@ -191,7 +191,8 @@ def _qform(header: Any) -> np.ndarray:
         return np.full((4, 4), np.nan)
     sizes = np.abs(header["pixdim"][1:4].astype(np.float64))
     sizes[2] *= -1.0 if header["pixdim"][0] < 0 else 1.0
-    matrix[:3, :3] *= sizes
+    with np.errstate(invalid="ignore"):
+        matrix[:3, :3] *= sizes
     matrix[:3, 3] = [float(header[f"qoffset_{axis}"]) for axis in "xyz"]
     return matrix
 

@@ -21,6 +21,8 @@ from fomo_ssl.imaging.header import Header, parse_header
 from fomo_ssl.imaging.stream import PlainStream, fill, finish, header_bytes, open_plain, skip
 
 EXTENSIONS = (".nii.gz", ".nii", ".img.gz", ".img", ".hdr.gz", ".hdr")
+# Scans shrink less than this; a claim beyond it costs a pass of counting before memory is asked for.
+CREDIBLE_RATIO = 50
 # A few lost voxels, or NaN as background, are usable; beyond this the numbers are probably not an image.
 MAX_NON_FINITE = 0.5
 
@@ -101,7 +103,7 @@ class OpenImage:
     header: Header
     voxels: PlainStream
     position: int
-    file_bytes: int
+    place: Place
 
 
 @contextlib.contextmanager
@@ -120,7 +122,7 @@ def open_image(path: str | Path) -> Iterator[OpenImage]:
             header = parse_header(raw, single_file=apart is None)
             if apart is not None:
                 finish(header_stream)
-            yield OpenImage(header, voxels, len(raw) if apart is None else 0, image.path.stat().st_size)
+            yield OpenImage(header, voxels, len(raw) if apart is None else 0, image)
     except RejectedScan as error:
         raise RejectedScan(error.reason, error.detail, where=path) from error
     except OSError as error:
@@ -159,15 +161,18 @@ def check_budget(shape: tuple[int, ...], voxels: int, most: int) -> None:
 
 
 def check_room(image: OpenImage) -> None:
-    """Hold the claim of a header against the bytes that the file can hold.
+    """Hold the claim of a header against the bytes that the file can hold, and where it is bold, against what it holds.
 
     Raises:
-        RejectedScan: TRUNCATED.
+        RejectedScan: TRUNCATED; while counting also BAD_GZIP or BAD_ZIP.
     """
     needed = image.header.offset + image.header.data_bytes
     if needed > image.voxels.most:
-        what = f"header claims {needed} bytes, the file of {image.file_bytes} cannot hold them"
+        what = f"header claims {needed} bytes, the file of {image.voxels.packed} cannot hold them"
         raise RejectedScan(Reason.TRUNCATED, what)
+    if needed > CREDIBLE_RATIO * image.voxels.packed:
+        with open_plain(image.place) as counted:
+            skip(counted, needed)
 
 
 def finite_float32(stored: np.ndarray, header: Header) -> tuple[np.ndarray, tuple[str, ...]]:
@@ -182,7 +187,8 @@ def finite_float32(stored: np.ndarray, header: Header) -> tuple[np.ndarray, tupl
             data *= np.float32(header.slope)
         if header.inter != 0.0:
             data += np.float32(header.inter)
-    if stored.dtype.kind != "f" and np.isfinite(header.slope * 2.0**64):
+    largest = abs(header.slope) * 2.0 ** (8 * stored.dtype.itemsize) + abs(header.inter)
+    if stored.dtype.kind != "f" and largest < float(np.finfo(np.float32).max):
         return data, ()
     bad = ~np.isfinite(data)
     count = int(np.count_nonzero(bad))

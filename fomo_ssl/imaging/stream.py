@@ -24,11 +24,13 @@ class PlainStream:
         stream: the bytes from the first.
         base: the stream below the compression; the same where there is none.
         most: no more bytes than these can come, by the size of the file.
+        packed: bytes of the file, or of the member within its archive.
     """
 
     stream: Any
     base: Any
     most: int
+    packed: int
 
 
 @contextlib.contextmanager
@@ -54,9 +56,9 @@ def open_plain(place: Place) -> Iterator[PlainStream]:
         if is_gzip:
             # Of the packed size, though gzip in deflate could expand twice: only empty volumes come near it once.
             most = content.packed * MAX_DEFLATE_RATIO
-            yield PlainStream(igzip.IGzipFile(fileobj=content.stream), content.stream, most)
+            yield PlainStream(igzip.IGzipFile(fileobj=content.stream), content.stream, most, content.packed)
         else:
-            yield PlainStream(content.stream, content.stream, content.size)
+            yield PlainStream(content.stream, content.stream, content.size, content.packed)
 
 
 def header_bytes(plain: PlainStream) -> bytes:
@@ -97,7 +99,8 @@ def fill(plain: PlainStream, buffer: memoryview) -> None:
     done = 0
     with _damage_is_typed():
         while done < len(buffer):
-            count = plain.stream.readinto(buffer[done : done + 16 * _PIECE])
+            # Decoders ask for a piece's memory before they know that there is content for it.
+            count = plain.stream.readinto(buffer[done : done + _PIECE])
             if not count:
                 raise EOFError(f"{done} bytes of voxels, the header claims {len(buffer)}")
             done += count
