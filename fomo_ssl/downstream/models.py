@@ -115,7 +115,9 @@ def scratch_encoder(
 def save_model(path: Path, model: TaskModel, training: Mapping[str, Any]) -> None:
     """Write a finetuned model as a bundle; `training` is a summary for people."""
     spec, encoder = model.spec, model.encoder
-    contract = InputContract(spec.sequences, spec.spacing, spec.max_upsample, spec.crop)
+    contract = InputContract(
+        spec.sequences, spec.spacing, spec.max_upsample, spec.crop, crop_foreground=spec.crop_foreground
+    )
     config = BundleConfig(
         encoder.name, dict(encoder.arguments), encoder.in_channels, contract, dict(training), task=asdict(spec)
     )

@@ -55,14 +55,19 @@ def to_json(rows: Sequence[Row]) -> list[dict[str, Any]]:
 
 
 def to_table(rows: Sequence[Row]) -> Table:
-    """The rows for a terminal."""
-    table = Table(title="Mean over seeds [95 % interval over subjects]", title_justify="left")
-    for name in ("task", "training", "cases", "metric", "pretrained", "scratch", "difference", "n"):
+    """The rows of one run for a terminal; what is the same in all of them stands in the title."""
+    tasks, datasets = {row.task for row in rows}, {row.dataset for row in rows}
+    table = Table(title=f"{', '.join(sorted(tasks))}: mean over seeds [95 % interval over subjects]")
+    table.title_justify = "left"
+    shown = ["training", *["cases"] * (len(datasets) > 1), "metric", "pretrained", "scratch", "difference", "n"]
+    for name in shown:
         table.add_column(name)
     for row in rows:
         either = row.pretrained or row.scratch
-        numbers = [str(value) if value else "" for value in (row.pretrained, row.scratch, row.difference)]
-        table.add_row(row.task, row.setting, row.dataset, row.metric, *numbers, str(either.n) if either else "")
+        pretrained, scratch, difference = (str(v) if v else "" for v in (row.pretrained, row.scratch, row.difference))
+        cells = {"training": row.setting, "cases": row.dataset, "metric": row.metric, "pretrained": pretrained}
+        cells |= {"scratch": scratch, "difference": difference, "n": str(either.n) if either else ""}
+        table.add_row(*[cells[name] for name in shown])
     return table
 
 
