@@ -1,4 +1,5 @@
 import errno
+from pathlib import Path
 
 import pytest
 
@@ -8,6 +9,11 @@ from fomo_ssl.core.errors import FomoSSLError, Reason, RejectedScan, StoreError,
 def test_message_is_one_line_with_where_and_way_out():
     error = StoreError("no\nstore.json here", where="a/b", way_out="Run fomo_ssl.preprocess first.")
     assert str(error) == "a/b: no store.json here. Run fomo_ssl.preprocess first"
+
+
+def test_every_reason_is_explained():
+    page = (Path(__file__).parents[2] / "docs/reference/store.md").read_text(encoding="utf-8")
+    assert [reason.value for reason in Reason if f"| `{reason.value}`" not in page] == []
 
 
 def test_rejected_scan_keeps_the_typed_reason():
