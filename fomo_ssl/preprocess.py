@@ -1,10 +1,13 @@
 """Turn a tree of NIfTI scans into a store that pretraining reads; run again to continue or to add new scans."""
 
 import os
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from fomo_ssl.config import hydra_main
+from fomo_ssl.config import choice, hydra_main
 from fomo_ssl.core.errors import ConfigError
+
+if TYPE_CHECKING:
+    from fomo_ssl.corpus.slurm import SlurmConfig
 
 
 @hydra_main("preprocess")
@@ -20,8 +23,21 @@ def main(config: dict[str, Any]) -> None:
     spec = CanonicalSpec(spacing, _at_least(config, "max_upsample", 1.0), bool(config["crop_foreground"]))
     workers = _cores() if config["workers"] is None else int(_at_least(config, "workers", 1.0))
     min_slices = int(_at_least(config, "min_slices", 1.0))
-    source, store = str(config["source"]), str(config["store"])
-    preprocess(source, store, spec, workers=workers, min_slices=min_slices, console=Console())
+    source, store, array = str(config["source"]), str(config["store"]), _array(config)
+    preprocess(source, store, spec, workers=workers, min_slices=min_slices, slurm=array, console=Console())
+
+
+def _array(config: dict[str, Any]) -> "SlurmConfig | None":
+    """The array of tasks that is asked for."""
+    from fomo_ssl.corpus.slurm import SlurmConfig
+
+    executor: str = choice(config["executor"], "executor", ("local", "slurm"))
+    if executor == "local":
+        return None
+    values = dict(config["slurm"])
+    cluster: Any = choice(values.pop("cluster"), "slurm.cluster", ("slurm", "local"))
+    sizes = {key: int(_at_least(values, key, 1.0)) for key in ("tasks", "parallel", "cpus", "memory_gb", "minutes")}
+    return SlurmConfig(**{**values, **sizes}, cluster=cluster)
 
 
 def _at_least(config: dict[str, Any], key: str, least: float) -> float:

@@ -43,15 +43,18 @@ class Rejected:
 
 
 class Journal:
-    """The shards of one store, in its folder `journal`, which exists only while the store is being made."""
+    """The shards of one store, in its folder `journal`, which exists only while the store is being made.
 
-    def __init__(self, store: Path, spec: CanonicalSpec, config: dict[str, Any]) -> None:
-        self.store, self.folder = store, store / "journal"
+    Processes that commit at the same time need a `writer` name each; all of them see every shard.
+    """
+
+    def __init__(self, store: Path, spec: CanonicalSpec, config: dict[str, Any], writer: str = "") -> None:
+        self.store, self.folder, self.writer = store, store / "journal", writer
         plan = json.loads(json.dumps({"schema": VERSION, "spec": asdict(spec), "config": config}))
         self._check_plan(plan)
         self.folder.mkdir(parents=True, exist_ok=True)
         write_json(self.folder / "plan.json", plan)
-        self._next = len(self._shards())
+        self._next = len(list(self.folder.glob(f"{writer}[0-9]*.arrow")))
 
     def commit(self, outcomes: Iterable[Outcome]) -> None:
         """Write outcomes as one shard, whole or not at all."""
@@ -61,7 +64,10 @@ class Journal:
         rejected = [asdict(_rejected(outcome)) for outcome in outcomes if outcome.cells is None]
         schema = SCHEMA.with_metadata({_REJECTED_KEY: json.dumps(rejected)})
         table = pa.Table.from_pylist([outcome.cells for outcome in outcomes if outcome.cells is not None], schema)
-        with atomic_file(self.folder / f"{self._next:06d}.arrow") as file, pa.ipc.new_file(file, schema) as writer:
+        with (
+            atomic_file(self.folder / f"{self.writer}{self._next:06d}.arrow") as file,
+            pa.ipc.new_file(file, schema) as writer,
+        ):
             writer.write_table(table)
         self._next += 1
 

@@ -22,6 +22,7 @@ from fomo_ssl.corpus.metadata import Metadata, MetadataTable
 from fomo_ssl.corpus.names import FALLBACK, sequence_name
 from fomo_ssl.corpus.scan import Job, Outcome, process
 from fomo_ssl.corpus.schema import SCHEMA, id_cells
+from fomo_ssl.corpus.slurm import SlurmConfig, cancel_forgotten, run_array
 from fomo_ssl.corpus.store import read_facts, write_index
 from fomo_ssl.corpus.summary import print_summary, summary_page
 from fomo_ssl.imaging.canonical import CanonicalSpec
@@ -59,6 +60,7 @@ def preprocess(
     *,
     workers: int = 1,
     min_slices: int = 15,
+    slurm: SlurmConfig | None = None,
     console: Console | None = None,
 ) -> PreprocessSummary:
     """Make a store, or go on with one that a kill, a full disk or new scans in the source left incomplete.
@@ -69,6 +71,7 @@ def preprocess(
         spec: how scans are made canonical.
         workers: processes; the store's bytes do not depend on it.
         min_slices: scans with fewer voxels along an axis are rejected.
+        slurm: run as an array of SLURM tasks instead of in this machine's processes; the bytes are the same.
         console: where progress and the summary are shown; None is silent.
 
     Raises:
@@ -81,12 +84,16 @@ def preprocess(
     sizes = _sizes(source, rows)
     config = {"min_slices": min_slices}
     with _no_room(store), _exclusive(store):
+        cancel_forgotten(store)
         _sweep(store)
         journal = Journal(store, spec, config)
         accepted, rejected = journal.finished(sizes)
         done = {*accepted.column("path").to_pylist(), *(line.path for line in rejected)}
         jobs = [Job(source, store, row, sizes[row.path], spec, min_slices) for row in rows if row.path not in done]
-        _work(jobs, journal, workers, console, already=len(rows) - len(jobs))
+        if slurm is None:
+            _work(jobs, journal, workers, console, already=len(rows) - len(jobs))
+        elif jobs:
+            _submit(jobs, store, spec, config, slurm, console)
         accepted, rejected = journal.finished(sizes)
         table = _with_present_metadata(accepted, rows, metadata)
         _finish(store, table, rejected, spec, config)
@@ -148,6 +155,32 @@ def _work(jobs: list[Job], journal: Journal, workers: int, console: Console | No
                     batch, since = [], time.monotonic()
         finally:
             journal.commit(batch)
+
+
+def _submit(
+    jobs: list[Job],
+    store: Path,
+    spec: CanonicalSpec,
+    config: dict[str, int],
+    slurm: SlurmConfig,
+    console: Console | None,
+) -> None:
+    """Wait for an array of tasks, each with a share of the jobs; the bar counts tasks."""
+    task = functools.partial(_task, store.resolve(), spec, config)
+    ended = run_array(
+        task, [replace(job, source=job.source.resolve(), store=store.resolve()) for job in jobs], store, slurm
+    )
+    total = min(slurm.tasks, len(jobs))
+    with Progress(console=console or Console(quiet=True)) as progress:
+        bar = progress.add_task(f"{len(jobs)} files in {total} tasks", total=total)
+        with contextlib.closing(ended) as tasks:
+            for _ in tasks:
+                progress.advance(bar)
+
+
+def _task(store: Path, spec: CanonicalSpec, config: dict[str, int], name: str, jobs: list[Job], workers: int) -> None:
+    """What one task of an array does."""
+    _work(jobs, Journal(store, spec, config, writer=f"{name}_"), workers, None, already=0)
 
 
 def _shown(
