@@ -20,6 +20,7 @@ from fomo_ssl.core.errors import Reason, RejectedScan
 _MARK = ".zip!"
 # DEFLATE cannot expand further than this (RFC 1951: 258 bytes from two bits), so a small file holds no huge volume.
 MAX_DEFLATE_RATIO = 1032
+_END_SIGNATURE, _END_BYTES, _MAX_COMMENT, _ZIP64_COUNT = b"PK\5\6", 22, 2**16 - 1, 0xFFFF
 # What `zipfile` raises over damaged archives, beside its own error: found by damaging thousands.
 _DAMAGE = (
     zipfile.BadZipFile,
@@ -113,6 +114,7 @@ def members(path: Path) -> dict[str, int]:
         OSError: the archive cannot be opened.
     """
     with _archive(path) as archive:
+        _check_count(path, len(archive.infolist()))
         infos = _infos(archive)
         for info in infos.values():
             # A damaged name would hide a scan: the name before the content must be that of the directory. An
@@ -171,6 +173,19 @@ def _archive(path: Path) -> Iterator[zipfile.ZipFile]:
         with _damage_is_typed():
             archive = stack.enter_context(zipfile.ZipFile(path))
         yield archive
+
+
+def _check_count(path: Path, found: int) -> None:
+    """Hold the members found against their number in the end record (APPNOTE 4.3.16): a wrong length in one entry of
+    the directory swallows the next ones.
+    """
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - _END_BYTES - _MAX_COMMENT))
+        tail = file.read()
+    end = tail[tail.rfind(_END_SIGNATURE) :]
+    claimed = int.from_bytes(end[10:12], "little")
+    if len(end) >= _END_BYTES and claimed not in (found, _ZIP64_COUNT):
+        raise RejectedScan(Reason.BAD_ZIP, f"the directory lists {found} members, its end record {claimed}")
 
 
 def _infos(archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:

@@ -160,6 +160,17 @@ def test_a_name_that_differs_from_the_one_before_the_content_is_damage(tmp_path:
         members(tmp_path / "s.zip")
 
 
+def test_an_entry_that_swallows_the_next_is_damage(tmp_path: Path, plain: bytes):
+    pack(tmp_path / "s.zip", {"x.nii": plain, "y.nii": plain})
+    content = bytearray((tmp_path / "s.zip").read_bytes())
+    first, second = content.index(CENTRAL), content.rindex(CENTRAL)
+    # The comment of the first entry claims to be as long as the second entry.
+    struct.pack_into("<H", content, first + 32, content.rindex(b"PK\5\6") - second)
+    (tmp_path / "s.zip").write_bytes(bytes(content))
+    with pytest.raises(RejectedScan, match="lists 1 members, its end record 2"):
+        members(tmp_path / "s.zip")
+
+
 @pytest.mark.parametrize(("offset", "value", "word"), [(8, 1, "encrypted"), (10, 12, "compression method 12")])
 def test_what_cannot_be_unpacked_is_said(tmp_path: Path, plain: bytes, offset: int, value: int, word: str):
     pack(tmp_path / "s.zip", {"x.nii": plain})
