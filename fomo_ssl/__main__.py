@@ -8,7 +8,7 @@ from pathlib import Path
 
 from fomo_ssl.core.errors import ConfigError, entry
 
-COMMANDS = ("preprocess", "pretrain", "finetune", "evaluate", "predict", "embed", "demo", "doctor")
+COMMANDS = ("preprocess", "data_report", "pretrain", "finetune", "evaluate", "predict", "embed", "demo", "doctor")
 
 
 def usage() -> str:
