@@ -5,16 +5,28 @@ from typing import Any
 from fomo_ssl.encoders.base import Encoder
 from fomo_ssl.objectives.base import Objective, ObjectiveOutput, Preview, objectives
 from fomo_ssl.objectives.contrastive import Contrastive
+from fomo_ssl.objectives.genesis import Genesis
 from fomo_ssl.objectives.hybrid import Hybrid
 from fomo_ssl.objectives.mae import MAE
+from fomo_ssl.objectives.moco import MoCo
+from fomo_ssl.objectives.self_distillation import SelfDistillation
+from fomo_ssl.objectives.simmim import SimMIM
+from fomo_ssl.objectives.vicreg import VICReg
+from fomo_ssl.objectives.volume_fusion import VolumeFusion
 
 __all__ = [
     "MAE",
     "Contrastive",
+    "Genesis",
     "Hybrid",
+    "MoCo",
     "Objective",
     "ObjectiveOutput",
     "Preview",
+    "SelfDistillation",
+    "SimMIM",
+    "VICReg",
+    "VolumeFusion",
     "create_objective",
     "list_objectives",
 ]

@@ -1,7 +1,8 @@
 """The contract of every objective: views in, a loss out; it owns whatever is thrown away after pretraining.
 
-An objective says what the encoder may not see (`masks`) and scores what the encoder made of the rest (`score`).
-The pass through the encoder lies between the two, so that `hybrid` scores several objectives over one pass.
+An objective says what the encoder sees instead of the views (`inputs`), what it may not see of that (`masks`), and
+scores what the encoder made of it (`score`). The pass through the encoder lies before the last, so that `hybrid` scores
+several objectives over one pass.
 """
 
 from abc import ABC, abstractmethod
@@ -66,23 +67,29 @@ class ObjectiveOutput:
 
 
 class Objective(nn.Module, ABC):
-    """Base of all objectives; leaves implement `score` and, where they hide something, `masks`.
+    """Base of all objectives; leaves implement `score` and, where the encoder must not see all, `masks` or `inputs`.
 
     Attributes:
         encoder: the encoder being pretrained; the only part that a bundle keeps at its top level.
         views: what the data module has to serve.
         mask_unit: voxels per mask unit; the encoder's patch where tokens are dropped.
-        hides: whether `masks` hides anything.
+        hides: whether `masks` or `inputs` keep anything from the encoder.
+        reconstructs: whether there is a `preview`.
     """
 
     encoder: Encoder
     views: ViewSpec
     mask_unit: Triple
     hides: bool = False
+    reconstructs: bool = False
 
     def __init__(self, encoder: Encoder, views: ViewSpec) -> None:
         super().__init__()
         self.encoder, self.views, self.mask_unit = encoder, views, encoder.patch_size
+
+    def inputs(self, views: Views, step: int) -> list[Float[Tensor, "b c x y z"]]:
+        """What the encoder is given in place of each view: a function of the views and their keys alone."""
+        return views.images
 
     def masks(self, views: Views, step: int) -> list[Mask | None]:
         """Per view, what the encoder may not see; None hides nothing."""
@@ -94,8 +101,8 @@ class Objective(nn.Module, ABC):
 
     def forward(self, views: Views, step: int) -> ObjectiveOutput:
         """Hide, encode each view once, score."""
-        hidden = self.masks(views, step)
-        encoded = [encode(self.encoder, x, m, self.mask_unit) for x, m in zip(views.images, hidden, strict=True)]
+        shown, hidden = self.inputs(views, step), self.masks(views, step)
+        encoded = [encode(self.encoder, x, m, self.mask_unit) for x, m in zip(shown, hidden, strict=True)]
         return self.score(encoded, views, step)
 
     def after_step(self, step: int) -> None:

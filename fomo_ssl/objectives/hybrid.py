@@ -4,7 +4,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
-from torch import nn
+from jaxtyping import Float
+from torch import Tensor, nn
 
 from fomo_ssl.core.errors import ConfigError
 from fomo_ssl.core.types import Views, ViewSpec
@@ -73,6 +74,7 @@ class Hybrid(Objective):
         if len(hiding) > 1:
             raise ConfigError(f"members {', '.join(hiding)} of a hybrid hide something", way_out="keep one of them")
         self.hides, self._hider = bool(hiding), next(iter(hiding), None)
+        self.reconstructs = any(member.reconstructs for member in built.values())
         if self._hider is not None:
             self.mask_unit = built[self._hider].mask_unit
         for member in built.values():
@@ -84,6 +86,13 @@ class Hybrid(Objective):
         for label, member in self.members.items():
             assert isinstance(member, Objective)
             yield label, member
+
+    def inputs(self, views: Views, step: int) -> list[Float[Tensor, "b c x y z"]]:
+        """What the member that hides something shows of the views."""
+        for label, member in self._each():
+            if label == self._hider:
+                return member.inputs(views, step)
+        return super().inputs(views, step)
 
     def masks(self, views: Views, step: int) -> list[Mask | None]:
         """The masks of the member that hides something."""

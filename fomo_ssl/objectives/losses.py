@@ -8,14 +8,14 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-ReconstructionLoss = Literal["mse", "smooth_l1"]
+ReconstructionLoss = Literal["mse", "smooth_l1", "l1"]
 
 
 def reconstruction_error(
     prediction: Float[Tensor, "b n p"], target: Float[Tensor, "b n p"], kind: ReconstructionLoss
 ) -> Float[Tensor, "b n"]:
     """Mean error of each of n patches of p voxels; `smooth_l1` turns linear at 1 standard deviation (Huber 1964)."""
-    measure = F.mse_loss if kind == "mse" else F.smooth_l1_loss
+    measure = {"mse": F.mse_loss, "smooth_l1": F.smooth_l1_loss, "l1": F.l1_loss}[kind]
     return measure(prediction.float(), target.float(), reduction="none").mean(dim=-1)
 
 
@@ -48,10 +48,14 @@ def contrast_logits(
         own: row of each anchor among the candidates.
         temperature: divides the similarities.
     """
-    # Autocast would run this product in half precision, where differences below the temperature are lost.
-    with torch.autocast(anchors.device.type, enabled=False):
-        similarity = F.normalize(anchors.float(), dim=1) @ F.normalize(candidates.float(), dim=1).T
-    return (similarity / temperature).scatter(1, own[:, None], float("-inf"))
+    return cosine(anchors, candidates).div(temperature).scatter(1, own[:, None], float("-inf"))
+
+
+def cosine(a: Float[Tensor, "n d"], b: Float[Tensor, "m d"]) -> Float[Tensor, "n m"]:
+    """Cosine similarities of all pairs of rows."""
+    # Autocast would run this product in half precision, where differences below a temperature are lost.
+    with torch.autocast(a.device.type, enabled=False):
+        return F.normalize(a.float(), dim=1) @ F.normalize(b.float(), dim=1).T
 
 
 def embedding_std(embedding: Float[Tensor, "b e"]) -> Float[Tensor, ""]:

@@ -67,7 +67,7 @@ class MAE(Objective):
         decoder_depth: blocks of the token decoder; convolutional encoders take neither.
     """
 
-    hides = True
+    hides = reconstructs = True
 
     def __init__(
         self,

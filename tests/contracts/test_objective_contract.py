@@ -137,7 +137,7 @@ def test_losses_are_float32_under_bf16_autocast(objective: Objective) -> None:
 
 def test_a_preview_has_shape_and_no_gradient(objective: Objective) -> None:
     preview = objective.eval().preview(make_views(objective.views.n))
-    assert (preview is not None) == objective.hides
+    assert (preview is not None) == objective.reconstructs
     if preview is not None:
         for volume in (preview.target, preview.visible, preview.reconstruction):
             assert volume.shape == (4, 1, 16, 16, 16)

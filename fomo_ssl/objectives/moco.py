@@ -1,0 +1,102 @@
+"""Momentum contrast: a view finds its partner, as a slow teacher saw it, among those of many earlier scans.
+
+He et al. 2020 (MoCo, arXiv 1911.05722) with the symmetric loss and the predictor of Chen et al. 2021 (MoCo v3,
+arXiv 2104.02057). The queue gives thousands of negatives to the small batches that 3D crops allow.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fomo_ssl.core.errors import ConfigError
+from fomo_ssl.core.types import Pairing, Views, ViewSpec
+from fomo_ssl.encoders.base import Encoder
+from fomo_ssl.heads.projectors import Projector
+from fomo_ssl.objectives.base import Encoded, Objective, ObjectiveOutput, objectives
+from fomo_ssl.objectives.gather import gather_rows
+from fomo_ssl.objectives.losses import cosine, embedding_std
+from fomo_ssl.objectives.teacher import follow, slow_copy
+
+
+@objectives.register("moco")
+class MoCo(Objective):
+    """Cross-entropy of each view against the teacher's partner view, with the batch and a queue as negatives.
+
+    Args:
+        encoder: any encoder; its embedding is contrasted.
+        pairing: `overlap` two crops of one scan, `session` two sequences of one session on one region, `subject`
+            two sessions of one subject.
+        min_overlap: least shared fraction of two crops of one scan.
+        temperature: divides cosine similarities.
+        queue: number of earlier teacher projections that serve as negatives; 0 takes the batch alone.
+        momentum: share of itself that the teacher keeps at each step.
+        projector_hidden, projector_dim: hidden and output width of projector and predictor.
+    """
+
+    queue: Tensor
+    filled: Tensor
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        *,
+        pairing: Pairing = "overlap",
+        min_overlap: float = 0.4,
+        temperature: float = 0.2,
+        queue: int = 4096,
+        momentum: float = 0.99,
+        projector_hidden: int = 2048,
+        projector_dim: int = 128,
+    ) -> None:
+        super().__init__(encoder, ViewSpec(n=2, pairing=pairing, min_overlap=min_overlap))
+        if temperature <= 0.0 or not 0.0 <= momentum < 1.0:
+            raise ConfigError(f"temperature {temperature} or momentum {momentum} is out of range")
+        self.temperature, self.momentum = temperature, momentum
+        self.projector = Projector(encoder.embed_dim, projector_hidden, projector_dim)
+        self.predictor = Projector(projector_dim, projector_hidden, projector_dim)
+        self.teacher = slow_copy(nn.ModuleDict({"encoder": encoder, "projector": self.projector}))
+        self.register_buffer("queue", torch.zeros(queue, projector_dim))
+        # Rows of the queue that hold something; the oldest are at the end.
+        self.register_buffer("filled", torch.zeros((), dtype=torch.int64))
+        self._new: Tensor | None = None
+
+    def score(self, encoded: list[Encoded], views: Views, step: int) -> ObjectiveOutput:
+        """Both directions between the first two views."""
+        self.teacher.eval()
+        with torch.no_grad():
+            keys = [self.teacher["projector"](self.teacher["encoder"](image)).float() for image in views.images[:2]]
+        losses, found = [], []
+        for view, partner in ((0, 1), (1, 0)):
+            query = self.predictor(self.projector(encoded[view].embedding))
+            own, start = gather_rows(keys[partner])
+            logits = cosine(query, torch.cat((own, self.queue[: int(self.filled)]))) / self.temperature
+            if logits.shape[1] < 2:
+                raise ConfigError(
+                    "a batch of one sample and an empty queue have no negatives", way_out="raise the batch size"
+                )
+            target = start + torch.arange(len(query), device=query.device)
+            # Scaled by 2 t, as MoCo v3 does, so that the temperature does not change the size of the gradient.
+            losses.append(F.cross_entropy(logits, target) * 2.0 * self.temperature)
+            found.append((logits.detach().argmax(1) == target).float().mean())
+        self._new = torch.cat([gather_rows(key)[0] for key in keys])
+        loss = torch.stack(losses).mean()
+        return ObjectiveOutput(
+            loss=loss,
+            terms={"moco/loss": loss.detach()},
+            health={
+                "moco/accuracy": torch.stack(found).mean(),
+                "moco/paired": views.paired.float().mean(),
+                "embedding_std": embedding_std(torch.cat([view.embedding for view in encoded[:2]])),
+            },
+        )
+
+    @torch.no_grad()
+    def after_step(self, step: int) -> None:
+        """Move the teacher, and put its newest projections in front of the queue."""
+        follow(self.teacher["encoder"], self.encoder, self.momentum)
+        follow(self.teacher["projector"], self.projector, self.momentum)
+        if self._new is not None:
+            size = len(self.queue)
+            self.queue.copy_(torch.cat((self._new, self.queue))[:size])
+            self.filled.add_(len(self._new)).clamp_(max=size)
+            self._new = None

@@ -1,0 +1,194 @@
+"""Self-distillation: a student that sees part of a crop says what a slow teacher says of all of it.
+
+DINO (Caron et al. 2021, arXiv 2104.14294) between views, iBOT (Zhou et al. 2022, arXiv 2111.07832) between a hidden
+place and the same place as the teacher saw it, and KoLeo (Sablayrolles et al. 2019, arXiv 1806.03198), which keeps
+embeddings apart, as DINOv2 (Oquab et al. 2023, arXiv 2304.07193) puts them together.
+"""
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from fomo_ssl.core.errors import ConfigError
+from fomo_ssl.core.seeding import fold
+from fomo_ssl.core.types import Pairing, Views, ViewSpec
+from fomo_ssl.encoders.base import Encoder
+from fomo_ssl.layers.transformer import init_transformer
+from fomo_ssl.objectives.base import Encoded, Mask, Objective, ObjectiveOutput, mask_to_voxels, objectives
+from fomo_ssl.objectives.gather import gather_rows
+from fomo_ssl.objectives.losses import cosine, embedding_std
+from fomo_ssl.objectives.masking import mask_grid, random_mask
+from fomo_ssl.objectives.teacher import follow, slow_copy
+
+
+class PrototypeHead(nn.Module):
+    """Two hidden layers, a narrow one of unit length, and similarities to prototypes of unit length (DINO's head)."""
+
+    def __init__(self, in_dim: int, hidden: int, bottleneck: int, prototypes: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Linear(in_dim, hidden), nn.GELU(), nn.Linear(hidden, hidden), nn.GELU(), nn.Linear(hidden, bottleneck)
+        )
+        self.apply(init_transformer)
+        self.prototypes = nn.Parameter(torch.randn(prototypes, bottleneck))
+
+    def forward(self, x: Float[Tensor, "n d"]) -> Float[Tensor, "n k"]:
+        """Cosine similarity of each row to each prototype, in float32."""
+        return cosine(self.layers(x), self.prototypes)
+
+
+@objectives.register("self_distillation")
+class SelfDistillation(Objective):
+    """DINO + iBOT + KoLeo. The student's crops have hidden cubes, the teacher's have none.
+
+    Args:
+        encoder: any encoder; DINO uses its embedding, iBOT its last map.
+        pairing: `overlap` two crops of one scan, `session` two sequences of one session on one region, `subject`
+            two sessions of one subject.
+        min_overlap: least shared fraction of two crops of one scan.
+        mask_ratio: hidden fraction of the student's crops, in cubes of the last map's stride.
+        dino, ibot, koleo: weights of the terms (1, 1 and 0.1 in DINOv2).
+        student_temperature, teacher_temperature: of the softmax over prototypes.
+        momentum: share of itself that the teacher keeps at each step.
+        center_momentum: the same for the mean of the teacher's outputs, which is taken off them against collapse.
+        prototypes, hidden, bottleneck: sizes of the two heads (65,536 prototypes in the paper, for millions of images).
+    """
+
+    hides = True
+    center: Tensor
+    patch_center: Tensor
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        *,
+        pairing: Pairing = "overlap",
+        min_overlap: float = 0.4,
+        mask_ratio: float = 0.3,
+        dino: float = 1.0,
+        ibot: float = 1.0,
+        koleo: float = 0.1,
+        student_temperature: float = 0.1,
+        teacher_temperature: float = 0.05,
+        momentum: float = 0.99,
+        center_momentum: float = 0.9,
+        prototypes: int = 2048,
+        hidden: int = 1024,
+        bottleneck: int = 256,
+    ) -> None:
+        super().__init__(encoder, ViewSpec(n=2, pairing=pairing, min_overlap=min_overlap))
+        if not 0.0 < mask_ratio < 1.0 or min(student_temperature, teacher_temperature) <= 0.0:
+            raise ConfigError(f"mask_ratio {mask_ratio} or a temperature is out of range")
+        last = encoder.feature_info[-1]
+        self.mask_unit, self.mask_ratio = last.stride, mask_ratio
+        self.weights = {"dino": dino, "ibot": ibot, "koleo": koleo}
+        self.student_temperature, self.teacher_temperature = student_temperature, teacher_temperature
+        self.momentum, self.center_momentum = momentum, center_momentum
+        self.mask_value = nn.Parameter(torch.zeros(encoder.in_channels, 1, 1, 1))
+        sizes = (hidden, bottleneck, prototypes)
+        self.heads = nn.ModuleDict(
+            {"scan": PrototypeHead(encoder.embed_dim, *sizes), "patch": PrototypeHead(last.channels, *sizes)}
+        )
+        self.teacher = slow_copy(nn.ModuleDict({"encoder": encoder, "heads": self.heads}))
+        self.register_buffer("center", torch.zeros(prototypes))
+        self.register_buffer("patch_center", torch.zeros(prototypes))
+        self._new: tuple[Tensor, Tensor] | None = None
+
+    def inputs(self, views: Views, step: int) -> list[Float[Tensor, "b c x y z"]]:
+        """The views with hidden cubes set to a learned value."""
+        shown = []
+        for view, image in enumerate(views.images):
+            hidden = mask_to_voxels(self._mask(views, view), self.mask_unit, image.shape[2:])
+            shown.append(torch.where(hidden, self.mask_value.to(image.dtype), image))
+        return shown
+
+    def score(self, encoded: list[Encoded], views: Views, step: int) -> ObjectiveOutput:
+        """The three terms over the first two views."""
+        outputs, patches = self._teach(views)
+        said = [self.heads["scan"](one.embedding) / self.student_temperature for one in encoded[:2]]
+        taught = [self._sharpen(output, self.center) for output in outputs]
+        dino = torch.stack([cross_entropy(said[1 - v], taught[v]).mean() for v in (0, 1)]).mean()
+        ibot = torch.stack([self._ibot(encoded[v], patches[v], self._mask(views, v)) for v in (0, 1)]).mean()
+        apart = torch.stack([koleo(one.embedding) for one in encoded[:2]]).mean()
+        parts = {"dino": dino, "ibot": ibot, "koleo": apart}
+        loss = torch.stack([self.weights[name] * value for name, value in parts.items()]).sum()
+        probability = torch.cat(taught)
+        entropy = -(probability * probability.clamp_min(1e-12).log()).sum(1).mean()
+        spread = probability.mean(0)
+        return ObjectiveOutput(
+            loss=loss,
+            terms={f"self_distillation/{name}": value.detach() for name, value in ({"loss": loss} | parts).items()},
+            health={
+                # Collapse to one prototype: both go to 0. Collapse to none: both go to log K.
+                "self_distillation/teacher_entropy": entropy,
+                "self_distillation/prototype_entropy": -(spread * spread.clamp_min(1e-12).log()).sum(),
+                "embedding_std": embedding_std(torch.cat([one.embedding for one in encoded[:2]])),
+            },
+        )
+
+    @torch.no_grad()
+    def after_step(self, step: int) -> None:
+        """Move the teacher and the centres."""
+        follow(self.teacher["encoder"], self.encoder, self.momentum)
+        follow(self.teacher["heads"], self.heads, self.momentum)
+        if self._new is not None:
+            for center, new in zip((self.center, self.patch_center), self._new, strict=True):
+                center.lerp_(new, 1.0 - self.center_momentum)
+            self._new = None
+
+    @torch.no_grad()
+    def _teach(self, views: Views) -> tuple[list[Tensor], list[Tensor]]:
+        """Similarities of the first two whole views, and of every place of their last maps (b, n, k)."""
+        self.teacher.eval()
+        encoder, heads = self.teacher["encoder"], self.teacher["heads"]
+        assert isinstance(encoder, Encoder)
+        assert isinstance(heads, nn.ModuleDict)
+        outputs, patches = [], []
+        for image in views.images[:2]:
+            features = encoder.forward_features(image)
+            outputs.append(heads["scan"](encoder.pool(features)))
+            places = features[-1].flatten(2).transpose(1, 2)
+            patches.append(heads["patch"](places.flatten(0, 1)).unflatten(0, places.shape[:2]))
+        means = (torch.cat(outputs), torch.cat(patches).flatten(0, 1))
+        self._new = (gather_rows(means[0])[0].mean(0), gather_rows(means[1])[0].mean(0))
+        return outputs, patches
+
+    def _sharpen(self, output: Float[Tensor, "... k"], center: Float[Tensor, "k"]) -> Float[Tensor, "... k"]:
+        return ((output - center) / self.teacher_temperature).softmax(-1)
+
+    def _ibot(self, encoded: Encoded, taught: Float[Tensor, "b n k"], mask: Mask) -> Float[Tensor, ""]:
+        assert encoded.features is not None
+        places = encoded.features[-1].flatten(2).transpose(1, 2)
+        said = self.heads["patch"](places.flatten(0, 1)).unflatten(0, places.shape[:2]) / self.student_temperature
+        hidden: Bool[Tensor, "b n"] = mask.flatten(1)
+        errors = cross_entropy(said, self._sharpen(taught, self.patch_center))
+        return (errors * hidden).sum() / hidden.sum()
+
+    def _mask(self, views: Views, view: int) -> Mask:
+        x, y, z = views.images[view].shape[2:]
+        grid = mask_grid((x, y, z), self.mask_unit)
+        units = grid[0] * grid[1] * grid[2]
+        if not 0 < round(self.mask_ratio * units) < units:
+            raise ConfigError(
+                f"mask ratio {self.mask_ratio} hides none or all of the {units} places of a crop {(x, y, z)}",
+                way_out="use larger crops, another ratio, or an encoder with a finer last map",
+            )
+        return random_mask(fold(views.keys, f"mask/{view}"), grid, self.mask_ratio)
+
+
+def cross_entropy(logits: Float[Tensor, "... k"], probability: Float[Tensor, "... k"]) -> Float[Tensor, "..."]:
+    """Of what a student says against what it was taught."""
+    return -(probability * F.log_softmax(logits, dim=-1)).sum(-1)
+
+
+def koleo(embedding: Float[Tensor, "n e"]) -> Float[Tensor, ""]:
+    """Minus the mean log distance to the nearest other embedding of unit length; 0 for a single one."""
+    if len(embedding) < 2:
+        return embedding.sum() * 0.0
+    with torch.autocast(embedding.device.type, enabled=False):
+        unit = F.normalize(embedding.float(), dim=1)
+        # Distances of the nearest ones alone: the gradient of a distance to itself is not defined.
+        near = (unit @ unit.T).fill_diagonal_(-2.0).argmax(1).detach()
+        distance = (unit - unit[near]).square().sum(1).add(1e-8).sqrt()
+    return -distance.log().mean()

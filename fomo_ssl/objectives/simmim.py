@@ -1,0 +1,122 @@
+"""SimMIM: the encoder sees every token, hidden ones as a learned patch, and a light head predicts what they hide.
+
+Xie et al. 2022 (arXiv 2111.09886). Unlike MAE the encoder keeps its full length: dearer, and fit for encoders that
+cannot drop tokens.
+"""
+
+import math
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from fomo_ssl.core.errors import ConfigError
+from fomo_ssl.core.seeding import fold
+from fomo_ssl.core.types import Triple, Views, ViewSpec
+from fomo_ssl.encoders.base import Encoder, pad_to_multiple
+from fomo_ssl.heads.decoders import LightDecoder
+from fomo_ssl.layers.tokens import patchify, unpatchify
+from fomo_ssl.objectives.base import Encoded, Mask, Objective, ObjectiveOutput, Preview, mask_to_voxels, objectives
+from fomo_ssl.objectives.losses import ReconstructionLoss, embedding_std, explained, masked_mean, reconstruction_error
+from fomo_ssl.objectives.masking import hidden_count, mask_grid, random_mask
+
+_PREVIEWED = 4
+
+
+@objectives.register("simmim")
+class SimMIM(Objective):
+    """Absolute error on hidden voxels; one linear layer reads a transformer's tokens, a light decoder a coarse map.
+
+    Args:
+        encoder: any encoder.
+        mask_ratio: hidden fraction.
+        mask_unit: edge in voxels of a hidden cube; larger ones are harder, and need larger crops.
+        loss: `l1` as in the paper, `smooth_l1` or `mse`.
+    """
+
+    hides = reconstructs = True
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        *,
+        mask_ratio: float = 0.6,
+        mask_unit: int = 8,
+        loss: ReconstructionLoss = "l1",
+    ) -> None:
+        super().__init__(encoder, ViewSpec())
+        self.mask_ratio, self.kind, self.mask_unit = mask_ratio, loss, (mask_unit,) * 3
+        channels, last = encoder.in_channels, encoder.feature_info[-1]
+        # A patch of voxels in front of a linear patch embedding is a mask token behind it.
+        self.mask_patch = nn.Parameter(torch.zeros(channels, *self.mask_unit))
+        self.decoder: nn.Module = (
+            nn.Conv3d(last.channels, channels * math.prod(last.stride), 1)
+            if encoder.supports_token_dropping
+            else LightDecoder(encoder.feature_info, channels)
+        )
+
+    def inputs(self, views: Views, step: int) -> list[Float[Tensor, "b c x y z"]]:
+        """The views with the learned patch in every hidden place."""
+        return [self._covered(image, self._mask(views, view)) for view, image in enumerate(views.images)]
+
+    def score(self, encoded: list[Encoded], views: Views, step: int) -> ObjectiveOutput:
+        """Error on hidden voxels, averaged over views."""
+        errors, shares = [], []
+        for view, (one, target) in enumerate(zip(encoded, views.targets, strict=True)):
+            hidden = self._mask(views, view).flatten(1)
+            predicted, truth = self._patches(self._predict(one, target)), self._patches(target)
+            errors.append(masked_mean(reconstruction_error(predicted, truth, self.kind), hidden))
+            shares.append(explained(predicted, truth, hidden))
+        loss = torch.stack(errors).mean()
+        return ObjectiveOutput(
+            loss=loss,
+            terms={"simmim/loss": loss.detach()},
+            health={
+                "simmim/explained": torch.stack(shares).mean(),
+                "embedding_std": embedding_std(torch.cat([one.embedding for one in encoded])),
+            },
+        )
+
+    @torch.no_grad()
+    def preview(self, views: Views) -> Preview:
+        """First view of the first samples; the reconstruction shows the truth where nothing was hidden."""
+        image, target = views.images[0], views.targets[0]
+        mask = self._mask(views, 0)
+        features = self.encoder.forward_features(self._covered(image, mask))
+        predicted = self._predict(Encoded(self.encoder.pool(features), features), target).float()
+        hidden = mask_to_voxels(mask, self.mask_unit, image.shape[2:])
+        shown = torch.where(hidden, predicted, target), image.masked_fill(hidden, 0.0), target
+        reconstruction, visible, truth = (volume[:_PREVIEWED, :1] for volume in shown)
+        return Preview(target=truth, visible=visible, reconstruction=reconstruction)
+
+    def _predict(self, encoded: Encoded, like: Float[Tensor, "b c x y z"]) -> Float[Tensor, "b c x y z"]:
+        assert encoded.features is not None
+        x, y, z = like.shape[2:]
+        if isinstance(self.decoder, LightDecoder):
+            volume: Tensor = self.decoder(encoded.features, (x, y, z))
+            return volume
+        values = self.decoder(encoded.features[-1])
+        gx, gy, gz = values.shape[2:]
+        patches = values.flatten(2).transpose(1, 2)
+        return unpatchify(patches, self.encoder.feature_info[-1].stride, (gx, gy, gz))[:, :, :x, :y, :z]
+
+    def _covered(self, image: Float[Tensor, "b c x y z"], mask: Mask) -> Float[Tensor, "b c x y z"]:
+        x, y, z = image.shape[2:]
+        tiles = [math.ceil(size / unit) for size, unit in zip((x, y, z), self.mask_unit, strict=True)]
+        patch = self.mask_patch.repeat(1, *tiles)[:, :x, :y, :z].to(image.dtype)
+        return torch.where(mask_to_voxels(mask, self.mask_unit, (x, y, z)), patch, image)
+
+    def _patches(self, volume: Float[Tensor, "b c x y z"]) -> Float[Tensor, "b n p"]:
+        """Voxels of every mask unit; where units reach over the edge, the edge is repeated."""
+        return patchify(pad_to_multiple(volume, self.mask_unit), self.mask_unit)
+
+    def _mask(self, views: Views, view: int) -> Mask:
+        x, y, z = views.images[view].shape[2:]
+        grid: Triple = mask_grid((x, y, z), self.mask_unit)
+        units, count = math.prod(grid), hidden_count(grid, self.mask_ratio)
+        if not 0 < count < units:
+            raise ConfigError(
+                f"mask ratio {self.mask_ratio} hides {count} of the {units} units of a crop {(x, y, z)}",
+                way_out="use larger crops, smaller mask units or another ratio",
+            )
+        return random_mask(fold(views.keys, f"mask/{view}"), grid, self.mask_ratio)
