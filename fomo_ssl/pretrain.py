@@ -130,6 +130,7 @@ def build_data(values: Mapping[str, Any]) -> "DataConfig":
         sequences=None if sequences is None else tuple(sequences),
         dataset_weights=_weights(values, "dataset_weights"),
         sequence_weights=_weights(values, "sequence_weights"),
+        exclude=None if values["exclude"] is None else Path(str(values["exclude"])),
         crops_per_scan=integer(values["crops_per_scan"], "data.crops_per_scan"),
         workers=integer(values["workers"], "data.workers", 0),
         max_unreadable=integer(values["max_unreadable"], "data.max_unreadable", 0),

@@ -1,8 +1,10 @@
 """The index of a store as NumPy columns: what sampling needs of every scan, with no Python object per row."""
 
+import csv
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -141,6 +143,29 @@ def select_sequences(index: ScanIndex, rows: Int64[np.ndarray, "_"], names: list
     """The rows whose sequence is one of `names`; `ConfigError` names a sequence that the store does not hold."""
     wanted = [_position(name, index.sequence_names, "sequence") for name in names]
     return rows[np.isin(index.sequence[rows], wanted)]
+
+
+def excluded_scans(store: Store, table: Path) -> Int64[np.ndarray, "_"]:
+    """Rows of a store that a CSV names in its columns `path` and, where it has one, `volume`, in row order.
+
+    `data_flags.csv` of `python -m fomo_ssl.data_report` is such a table, or the lines of it that one agrees with.
+
+    Raises:
+        ConfigError: no such file, no column `path`, or not one of its scans is in the store.
+    """
+    try:
+        with table.open(encoding="utf-8", newline="") as file:
+            lines = list(csv.DictReader(file))
+    except OSError as error:
+        raise ConfigError(f"cannot be read: {error.strerror}", where=table, way_out="Check data.exclude") from error
+    if lines and "path" not in lines[0]:
+        raise ConfigError("no column named path", where=table, way_out="Give a CSV as data_report writes it")
+    named = {(line["path"], int(line.get("volume") or 0)) for line in lines}
+    columns = (store.index.column(name).to_pylist() for name in ("path", "volume"))
+    found = [row for row, scan in enumerate(zip(*columns, strict=True)) if scan in named]
+    if named and not found:
+        raise ConfigError("none of its scans is in the store", where=table, way_out="Is it the table of this store?")
+    return np.array(found, dtype=np.int64)
 
 
 def sampling_weights(

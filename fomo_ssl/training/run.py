@@ -27,7 +27,7 @@ from fomo_ssl.training.source import CropSource, DataConfig
 from fomo_ssl.training.trainer import build_trainer, check_options, choose_precision, quiet
 from fomo_ssl.training.unreadable import UnreadableScans
 
-_NOT_DECISIVE = ("workers", "max_unreadable")  # settings of the data that do not change a result
+_NOT_DECISIVE = ("workers", "max_unreadable", "exclude")  # data settings that do not change a result, or say where
 
 
 @dataclass(frozen=True)
@@ -163,6 +163,7 @@ def _recipe(
         "precision": precision,
         "optim": asdict(config.optim),
         "data": {key: value for key, value in asdict(config.data).items() if key not in _NOT_DECISIVE},
+        "excluded": digest({"rows": source.excluded.tolist()}),
         "data_fingerprint": source.store.fingerprint,
     }
 

@@ -11,7 +11,7 @@ import torch
 
 from fomo_ssl.core.types import CropBatch, Triple, ViewSpec
 from fomo_ssl.corpus.store import Store
-from fomo_ssl.data.index import ScanIndex, Split, sampling_weights, select_sequences, split_by_subject
+from fomo_ssl.data.index import ScanIndex, Split, excluded_scans, sampling_weights, select_sequences, split_by_subject
 from fomo_ssl.data.loader import UnreadableScan, make_loader, preview_batch
 from fomo_ssl.data.sampling import Sampler
 
@@ -26,6 +26,7 @@ class DataConfig:
         held_out: fraction (float) or number (int) of subjects kept out of training.
         sequences: names of the sequences to use; None takes all.
         dataset_weights, sequence_weights: relative weights of scans; with any, samples are drawn with replacement.
+        exclude: CSV of scans to leave out, by the columns `path` and `volume`; the split of the others does not change.
         crops_per_scan: samples in a row that come from one scan.
         workers: processes that read ahead; the batches do not depend on it.
         max_unreadable: scans that may be missing or damaged before the run stops; up to there each is reported and
@@ -36,6 +37,7 @@ class DataConfig:
     sequences: tuple[str, ...] | None = None
     dataset_weights: Mapping[str, float] = field(default_factory=dict)
     sequence_weights: Mapping[str, float] = field(default_factory=dict)
+    exclude: Path | None = None
     crops_per_scan: int = 1
     workers: int = 2
     max_unreadable: int = 10
@@ -51,6 +53,7 @@ class CropSource:
     sampler: Sampler
     workers: int
     seed: int
+    excluded: np.ndarray
 
     @classmethod
     def open(cls, path: Path, data: DataConfig, views: ViewSpec, crop: Triple, seed: int) -> "CropSource":
@@ -67,10 +70,12 @@ class CropSource:
             names = list(data.sequences)
             kept = (select_sequences(index, rows, names) for rows in (split.train, split.held_out))
             split = Split(*kept)
+        excluded = np.array([], dtype=np.int64) if data.exclude is None else excluded_scans(store, data.exclude)
+        split = Split(*(rows[~np.isin(rows, excluded)] for rows in (split.train, split.held_out)))
         weighted = bool(data.dataset_weights or data.sequence_weights)
         weights = sampling_weights(index, split.train, data.dataset_weights, data.sequence_weights)
         sampler = Sampler(index, split.train, views, crop, seed, weights if weighted else None, data.crops_per_scan)
-        return cls(store, index, split, sampler, data.workers, seed)
+        return cls(store, index, split, sampler, data.workers, seed, excluded)
 
     def stream(
         self, batch_size: int, steps: int, start: int, on_unreadable: Callable[[UnreadableScan], None]
@@ -120,6 +125,7 @@ class CropSource:
         return {
             "data_fingerprint": self.store.fingerprint,
             "scans": len(train),
+            "excluded_scans": len(self.excluded),
             "subjects": len(np.unique(self.index.subject[train])),
             "datasets": [self.index.dataset_names[code] for code in datasets],
             "held_out_subjects": len(np.unique(self.index.subject[self.split.held_out])),

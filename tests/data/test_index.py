@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from fomo_ssl.core.errors import ConfigError, StoreError
 from fomo_ssl.core.types import SEQUENCES
-from fomo_ssl.data.index import ScanIndex, sampling_weights, select_sequences, split_by_subject
+from fomo_ssl.data.index import ScanIndex, excluded_scans, sampling_weights, select_sequences, split_by_subject
 
 
 def test_columns_are_those_of_the_table(store, index):
@@ -118,3 +118,29 @@ def test_sequences_are_selected_by_name(index):
     assert len(rows) == 16
     with pytest.raises(ConfigError, match="swi"):
         select_sequences(index, rows, ["swi"])
+
+
+def test_scans_of_a_table_are_left_out(store, tmp_path):
+    paths = store.index.column("path").to_pylist()
+    table = tmp_path / "flags.csv"
+    table.write_text(
+        f"flag,path,volume\nduplicate,{paths[3]},0\noutlier,{paths[3]},0\nblank,{paths[1]},0\nx,{paths[2]},7\n"
+    )
+    assert excluded_scans(store, table).tolist() == [1, 3]
+    table.write_text(f"path\n{paths[4]}\n")
+    assert excluded_scans(store, table).tolist() == [4]
+    table.write_text("path\n")
+    assert excluded_scans(store, table).tolist() == []
+
+
+@pytest.mark.parametrize(
+    ("text", "what"),
+    [(None, "cannot be read"), ("file\na\n", "no column"), ("path\nelsewhere.nii\n", "none of its scans")],
+)
+def test_a_table_of_something_else_is_refused(store, tmp_path, text, what):
+    table = tmp_path / "flags.csv"
+    if text is not None:
+        table.write_text(text)
+    with pytest.raises(ConfigError, match=what) as caught:
+        excluded_scans(store, table)
+    assert str(table) in str(caught.value)

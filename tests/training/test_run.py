@@ -131,6 +131,19 @@ def test_nobody_held_out(store: Path, tmp_path: Path, held_out: Callable[[float]
     assert not (tmp_path / "run" / "previews").exists()
 
 
+def test_excluded_scans_are_not_trained_on(store: Path, tmp_path: Path) -> None:
+    from fomo_ssl.corpus.store import Store
+    from fomo_ssl.training.source import DataConfig
+
+    paths = Store.open(store).index.column("path").to_pylist()
+    (tmp_path / "flags.csv").write_text("path\n" + "\n".join(paths[:4]))
+    small_run(store, tmp_path / "run", samples=4, data=DataConfig(0.0, exclude=tmp_path / "flags.csv", workers=0))
+    record = json.loads((tmp_path / "run/run.json").read_text())
+    assert (record["scans"], record["excluded_scans"]) == (6, 4)
+    with pytest.raises(RunError, match="excluded"):
+        small_run(store, tmp_path / "run", samples=4, resume="auto", data=DataConfig(0.0, workers=0))
+
+
 @pytest.fixture
 def held_out() -> Callable[[float], dict[str, object]]:
     from fomo_ssl.training.source import DataConfig
