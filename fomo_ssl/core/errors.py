@@ -42,6 +42,10 @@ class BundleError(FomoSSLError):
     """A bundle is missing, damaged or of a newer schema."""
 
 
+class ForeignWeightsError(FomoSSLError):
+    """Weights of another project cannot be read, or do not fit the encoder they are meant for."""
+
+
 class RunError(FomoSSLError):
     """A run directory cannot be used: other configuration, damaged checkpoint, disk full."""
 
