@@ -2,8 +2,10 @@
 
 from fomo_ssl.core.types import FeatureInfo
 from fomo_ssl.encoders.base import Encoder, create_encoder, list_encoders, load_encoder_state, register_encoder
+from fomo_ssl.encoders.mednext import MedNeXt
 from fomo_ssl.encoders.multisequence import LateFusion
 from fomo_ssl.encoders.resenc import ResEnc
+from fomo_ssl.encoders.swin import Swin
 from fomo_ssl.encoders.unet import UNetEncoder
 from fomo_ssl.encoders.vit import ViT
 
@@ -11,7 +13,9 @@ __all__ = [
     "Encoder",
     "FeatureInfo",
     "LateFusion",
+    "MedNeXt",
     "ResEnc",
+    "Swin",
     "UNetEncoder",
     "ViT",
     "create_encoder",

@@ -30,3 +30,20 @@ UNET: dict[str, dict[str, Any]] = {
     "unet_b": {"channels": (32, 64, 128, 256, 512)},
     "unet_xl": {"channels": (64, 128, 256, 512, 1024)},
 }
+
+_SWIN_STAGES = {"depths": (2, 2, 2, 2), "heads": (3, 6, 12, 24)}
+
+SWIN: dict[str, dict[str, Any]] = {
+    "swin_t": {"dim": 12, **_SWIN_STAGES},
+    "swin_s": {"dim": 24, **_SWIN_STAGES},
+    # The one that SwinUNETR's published weights use: 8.06 M parameters.
+    "swin_b": {"dim": 48, **_SWIN_STAGES},
+    "swin_l": {"dim": 96, **_SWIN_STAGES},
+}
+
+MEDNEXT: dict[str, dict[str, Any]] = {
+    "mednext_s": {"blocks": (2, 2, 2, 2, 2), "ratios": (2, 2, 2, 2, 2)},
+    "mednext_b": {"blocks": (2, 2, 2, 2, 2), "ratios": (2, 3, 4, 4, 4)},
+    "mednext_m": {"blocks": (3, 4, 4, 4, 4), "ratios": (2, 3, 4, 4, 4)},
+    "mednext_l": {"blocks": (3, 4, 8, 8, 8), "ratios": (3, 4, 8, 8, 8)},
+}

@@ -35,11 +35,11 @@ class ConvNorm(nn.Module):
 
     def forward(self, x: Float[Tensor, "b c x y z"]) -> Float[Tensor, "b _ _ _ _"]:
         """Maps of the same size, or the size over the stride, rounded up."""
-        x = self.norm(_convolve(self.conv, x))
+        x = self.norm(convolve(self.conv, x))
         return F.leaky_relu(x, SLOPE, inplace=True) if self.act else x
 
 
-def _convolve(conv: nn.Conv3d, x: Float[Tensor, "b c x y z"]) -> Float[Tensor, "b _ _ _ _"]:
+def convolve(conv: nn.Conv3d, x: Float[Tensor, "b c x y z"]) -> Float[Tensor, "b _ _ _ _"]:
     """The convolution, in float32 for thin maps under CPU autocast.
 
     oneDNN's bf16 weight gradient of a 3x3x3 kernel is wrong, often NaN, where the first axis has two voxels, as it has
