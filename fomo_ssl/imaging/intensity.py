@@ -36,3 +36,14 @@ def normalise(data: np.ndarray, stats: IntensityStats) -> np.ndarray:
         return np.zeros(data.shape, np.float32)
     clipped = np.clip(data.astype(np.float32, copy=False), np.float32(stats.low), np.float32(stats.high))
     return (clipped - np.float32(stats.mean)) / np.float32(stats.std)
+
+
+def unit_range_stats(data: np.ndarray, foreground_mask: np.ndarray) -> IntensityStats:
+    """Measure for a range of 0 to 1: from the least voxel to the 99th percentile of those above it.
+
+    As the FOMO25 baselines (yucca's "volume_wise_znorm"); background is there what equals the least voxel, not a mask.
+    """
+    low = float(data.min())
+    above = data[data > low]
+    high = float(np.quantile(above, 0.99)) if above.size else low
+    return IntensityStats(low, high, low, high - low)

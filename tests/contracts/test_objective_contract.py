@@ -1,4 +1,4 @@
-"""What every objective promises, for every registered one and three families of encoders."""
+"""What every objective promises, for every registered one and four families of encoders."""
 
 from dataclasses import replace
 
@@ -15,6 +15,8 @@ SMALL = {
     "vit_t_p8": {"dim": 48, "depth": 4, "heads": 2},
     "resenc_t": {"channels": (8, 16, 32), "blocks": (1, 1, 1)},
     "unet_t": {"channels": (8, 16, 32)},
+    # No map at full resolution; the second block of the first stage shifts its windows.
+    "swin_t": {"dim": 12, "depths": (2, 1), "heads": (2, 4), "window": 2},
 }
 
 

@@ -96,7 +96,8 @@ def read_tensors(path: Path) -> dict[str, Any]:
         raise ForeignWeightsError(
             f"holds more than tensors and plain values ({reason})",
             where=path,
-            way_out="Save its state dict alone, in the project it comes from",
+            way_out="Where you trust it, save its tensors alone, in the project it comes from: "
+            "torch.save(torch.load(FILE, weights_only=False)['state_dict'], NEW)",
         ) from error
     except Exception as error:  # the unpickler raises whatever a broken file makes of it: KeyError, IndexError, …
         what = f"no torch checkpoint: {type(error).__name__}: {error}"
