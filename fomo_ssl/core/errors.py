@@ -78,6 +78,7 @@ class Reason(enum.StrEnum):
     NON_FINITE = "non_finite"
     TOO_SMALL = "too_small"
     UNREADABLE = "unreadable"
+    BAD_MASK = "bad_mask"
 
 
 class RejectedScan(FomoSSLError):  # noqa: N818 - a verdict on a scan, not a failure of the program

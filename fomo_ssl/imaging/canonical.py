@@ -1,6 +1,6 @@
 """The one preprocessing that everything shares: store, finetuning, prediction, embedding."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -48,6 +48,7 @@ class CanonicalVolume:
         box: foreground box in voxels of `data`.
         background: intensity of empty space; `stats.low` where the scan has none.
         notes: legal oddities.
+        valid: (x, y, z) bool, False where the scan was altered and says nothing of anatomy; None where nowhere.
     """
 
     data: np.ndarray
@@ -57,10 +58,16 @@ class CanonicalVolume:
     box: Box
     background: float
     notes: tuple[str, ...] = ()
+    valid: np.ndarray | None = None
 
 
-def canonicalise(volume: Volume, spec: CanonicalSpec) -> CanonicalVolume:
+def canonicalise(volume: Volume, spec: CanonicalSpec, valid: np.ndarray | None = None) -> CanonicalVolume:
     """RAS+ -> foreground box -> resample -> intensity statistics.
+
+    Args:
+        volume: a scan.
+        spec: the form wanted.
+        valid: bool on the grid of the scan, which goes the same way by nearest neighbour.
 
     Raises:
         RejectedScan: NOT_3D, CONSTANT, TOO_SMALL or TOO_LARGE.
@@ -70,8 +77,8 @@ def canonicalise(volume: Volume, spec: CanonicalSpec) -> CanonicalVolume:
     ras = to_ras(volume)
     if not float(ras.data.max()) > float(ras.data.min()):
         raise RejectedScan(Reason.CONSTANT, f"every voxel is {float(ras.data.flat[0]):g}")
-    if spec.crop_foreground:
-        ras = _crop(ras)
+    box = _box(ras) if spec.crop_foreground else (slice(None), slice(None), slice(None))
+    ras = _cut(ras, box)
     spacing = target_spacing(ras.spacing, spec)
     _check_size(ras, spacing)
     shape: Triple = ras.data.shape
@@ -79,7 +86,11 @@ def canonicalise(volume: Volume, spec: CanonicalSpec) -> CanonicalVolume:
     # Cubic interpolation rings at edges; no voxel may leave the range of the scan.
     np.clip(data, float(ras.data.min()), float(ras.data.max()), out=data)
     affine = resampled_affine(ras.affine, shape, ras.spacing, spacing)
-    return _measured(data, affine, spacing, volume.notes)
+    canonical = _measured(data, affine, spacing, volume.notes)
+    if valid is None:
+        return canonical
+    kept = _cut(to_ras(Volume(valid, volume.affine)), box).data
+    return replace(canonical, valid=resample(kept, ras.spacing, spacing, "nearest"))
 
 
 def target_spacing(native: Spacing, spec: CanonicalSpec) -> Spacing:
@@ -99,11 +110,14 @@ def from_canonical(
     return resample_to(data, canonical_affine, like.affine, shape, order, fill)
 
 
-def _crop(volume: Volume) -> Volume:
+def _box(volume: Volume) -> Box:
     x, y, z = (int(np.ceil(MARGIN_MM / edge)) for edge in volume.spacing)
-    box = foreground_box(foreground_mask(volume.data), (x, y, z))
+    return foreground_box(foreground_mask(volume.data), (x, y, z))
+
+
+def _cut(volume: Volume, box: Box) -> Volume:
     affine = volume.affine.copy()
-    affine[:3, 3] = (volume.affine @ [*(axis.start for axis in box), 1.0])[:3]
+    affine[:3, 3] = (volume.affine @ [*(axis.start or 0 for axis in box), 1.0])[:3]
     return Volume(volume.data[box], affine, volume.notes)
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 # Vessels, fat and spikes lie above, ringing below; tissue does not.
-_LOW_QUANTILE, _HIGH_QUANTILE = 0.001, 0.999
+LOW_QUANTILE, _HIGH_QUANTILE = 0.001, 0.999
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ def intensity_stats(data: np.ndarray, foreground_mask: np.ndarray) -> IntensityS
     A flat foreground gets std 0; `normalise` then returns zeros.
     """
     inside = data[foreground_mask] if foreground_mask.any() else data.ravel()
-    low = float(np.quantile(data, _LOW_QUANTILE))
+    low = float(np.quantile(data, LOW_QUANTILE))
     high = max(low, float(np.quantile(inside, _HIGH_QUANTILE)))
     clipped = np.clip(inside, low, high)
     return IntensityStats(low, high, float(clipped.mean(dtype=np.float64)), float(clipped.std(dtype=np.float64)))
