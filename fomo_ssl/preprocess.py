@@ -24,7 +24,8 @@ def main(config: dict[str, Any]) -> None:
     workers = _cores() if config["workers"] is None else int(_at_least(config, "workers", 1.0))
     min_slices = int(_at_least(config, "min_slices", 1.0))
     source, store, array = str(config["source"]), str(config["store"]), _array(config)
-    preprocess(source, store, spec, workers=workers, min_slices=min_slices, slurm=array, console=Console())
+    masks = {kind: None if rule is None else str(rule) for kind, rule in config["masks"].items()}
+    preprocess(source, store, spec, workers=workers, min_slices=min_slices, masks=masks, slurm=array, console=Console())
 
 
 def _array(config: dict[str, Any]) -> "SlurmConfig | None":

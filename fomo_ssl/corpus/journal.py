@@ -20,7 +20,7 @@ from fomo_ssl.core.errors import StoreError
 from fomo_ssl.core.files import atomic_file, write_json, write_text
 from fomo_ssl.corpus.layouts import ScanRow
 from fomo_ssl.corpus.scan import Outcome
-from fomo_ssl.corpus.schema import SCHEMA, VERSION
+from fomo_ssl.corpus.schema import schema_of, version_of
 from fomo_ssl.corpus.store import INDEX, read_facts, read_index
 from fomo_ssl.imaging.canonical import CanonicalSpec
 
@@ -50,7 +50,8 @@ class Journal:
 
     def __init__(self, store: Path, spec: CanonicalSpec, config: dict[str, Any], writer: str = "") -> None:
         self.store, self.folder, self.writer = store, store / "journal", writer
-        plan = json.loads(json.dumps({"schema": VERSION, "spec": asdict(spec), "config": config}))
+        self.schema = schema_of(config)
+        plan = json.loads(json.dumps({"schema": version_of(self.schema), "spec": asdict(spec), "config": config}))
         self._check_plan(plan)
         self.folder.mkdir(parents=True, exist_ok=True)
         write_json(self.folder / "plan.json", plan)
@@ -62,7 +63,7 @@ class Journal:
         if not outcomes:
             return
         rejected = [asdict(_rejected(outcome)) for outcome in outcomes if outcome.cells is None]
-        schema = SCHEMA.with_metadata({_REJECTED_KEY: json.dumps(rejected)})
+        schema = self.schema.with_metadata({_REJECTED_KEY: json.dumps(rejected)})
         table = pa.Table.from_pylist([outcome.cells for outcome in outcomes if outcome.cells is not None], schema)
         with (
             atomic_file(self.folder / f"{self.writer}{self._next:06d}.arrow") as file,
@@ -80,7 +81,7 @@ class Journal:
             lines = [_line(cells) for cells in json.loads(table.schema.metadata[_REJECTED_KEY])]
             rejected |= {(line.path, line.volume): line for line in lines}
             tables.append(table.replace_schema_metadata(None))
-        accepted = _latest(pa.concat_tables([SCHEMA.empty_table(), *tables]), sizes)
+        accepted = _latest(pa.concat_tables([self.schema.empty_table(), *tables]), sizes)
         taken = set(zip(accepted.column("path").to_pylist(), accepted.column("volume").to_pylist(), strict=True))
         kept = [
             line for key, line in rejected.items() if key not in taken and sizes.get(line.path) == line.source_bytes
@@ -100,10 +101,10 @@ class Journal:
         path = self.folder / "plan.json"
         before = facts or (json.loads(path.read_text()) if path.exists() else plan)
         changed = [
-            f"{name} {before.get(group, {}).get(name)} -> {value}"
+            f"{name} {before.get(group, {}).get(name)} -> {plan[group].get(name)}"
             for group in ("spec", "config")
-            for name, value in plan[group].items()
-            if before.get(group, {}).get(name) != value
+            for name in {**plan[group], **before.get(group, {})}
+            if before.get(group, {}).get(name) != plan[group].get(name)
         ]
         if before.get("schema") != plan["schema"]:
             changed.append(f"schema {before.get('schema')} -> {plan['schema']}")

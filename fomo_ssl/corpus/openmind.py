@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 FILE, FOLDER = "openneuro_metadata.csv", "OpenMind"
-_MASKS = ("anat_mask_path", "anon_mask_path")
+# The region that was defaced, and the region that holds anatomy at all.
+_MASKS = {"deface": "anon_mask_path", "anatomy": "anat_mask_path"}
 # The names of the same columns in FOMO's tables.
 _RENAMED = {
     "model_name": "manufacturersmodelname",
@@ -20,9 +21,19 @@ _RENAMED = {
 
 def mask_paths(source: Path) -> set[str]:
     """Paths relative to the source that the table names as masks; empty where there is no table."""
+    return {path for masks in masks_of_images(source).values() for path in masks.values()}
+
+
+def masks_of_images(source: Path) -> dict[str, dict[str, str]]:
+    """By the path of an image, its masks by kind, all relative to the source; empty where there is no table."""
     if not (source / FILE).is_file():
-        return set()
-    return {f"{FOLDER}/{path}" for line in _lines(source / FILE) for name in _MASKS if (path := line.get(name))}
+        return {}
+    return {
+        f"{FOLDER}/{line.get('image_path')}": {
+            kind: f"{FOLDER}/{path}" for kind, name in _MASKS.items() if (path := line.get(name))
+        }
+        for line in _lines(source / FILE)
+    }
 
 
 def image_lines(path: Path) -> Iterator[dict[str, str]]:

@@ -5,19 +5,21 @@ import functools
 import os
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from fomo_ssl.core.errors import RejectedScan, StoreError, is_disk_full
+from fomo_ssl.core.errors import Reason, RejectedScan, StoreError, is_disk_full
 from fomo_ssl.core.files import remove_strays, write_text
 from fomo_ssl.corpus.executors import run_local
 from fomo_ssl.corpus.journal import QUARANTINE, Journal, Rejected, write_quarantine
 from fomo_ssl.corpus.layouts import ScanRow, find_scans
+from fomo_ssl.corpus.masks import DEFAULT_RULES, find_masks
 from fomo_ssl.corpus.metadata import Metadata, MetadataTable
 from fomo_ssl.corpus.names import FALLBACK, sequence_name
 from fomo_ssl.corpus.scan import Job, Outcome, process
@@ -60,6 +62,7 @@ def preprocess(
     *,
     workers: int = 1,
     min_slices: int = 15,
+    masks: Mapping[str, str | None] = DEFAULT_RULES,
     slurm: SlurmConfig | None = None,
     console: Console | None = None,
 ) -> PreprocessSummary:
@@ -71,25 +74,37 @@ def preprocess(
         spec: how scans are made canonical.
         workers: processes; the store's bytes do not depend on it.
         min_slices: scans with fewer voxels along an axis are rejected.
+        masks: for each kind of `corpus.masks`, how the mask of a scan is called; a file that is a mask is no scan.
         slurm: run as an array of SLURM tasks instead of in this machine's processes; the bytes are the same.
         console: where progress and the summary are shown; None is silent.
 
     Raises:
         FomoSSLError: no scan found, a worker killed.
+        ConfigError: a pattern of masks that names none.
         StoreError: a store of other settings, every scan rejected, another run at work, disk full.
     """
     begun = time.monotonic()
     source, store, spec = Path(source), Path(store), spec or CanonicalSpec()
     rows, metadata = _plan(source)
+    of_scan, rules = find_masks(source, rows, masks)
+    are_masks = {mask.path for found in of_scan.values() for mask in found}
+    rows = [row for row in rows if row.path not in are_masks]
     sizes = _sizes(source, rows)
-    config = {"min_slices": min_slices}
+    # Without masks nothing of the store tells of them.
+    config: dict[str, Any] = {"min_slices": min_slices, **({"masks": rules} if rules else {})}
     with _no_room(store), _exclusive(store):
         cancel_forgotten(store)
         _sweep(store)
         journal = Journal(store, spec, config)
         accepted, rejected = journal.finished(sizes)
-        done = {*accepted.column("path").to_pylist(), *(line.path for line in rejected)}
-        jobs = [Job(source, store, row, sizes[row.path], spec, min_slices) for row in rows if row.path not in done]
+        # A mask that is put right leaves the size of its scan as it was: such scans are looked at again.
+        refused = {line.path for line in rejected if line.reason != Reason.BAD_MASK}
+        done = {*accepted.column("path").to_pylist()} | refused
+        jobs = [
+            Job(source, store, row, sizes[row.path], spec, min_slices, of_scan.get(row.path, ()))
+            for row in rows
+            if row.path not in done
+        ]
         if slurm is None:
             _work(jobs, journal, workers, console, already=len(rows) - len(jobs))
         elif jobs:
@@ -161,7 +176,7 @@ def _submit(
     jobs: list[Job],
     store: Path,
     spec: CanonicalSpec,
-    config: dict[str, int],
+    config: dict[str, Any],
     slurm: SlurmConfig,
     console: Console | None,
 ) -> None:
@@ -178,7 +193,7 @@ def _submit(
                 progress.advance(bar)
 
 
-def _task(store: Path, spec: CanonicalSpec, config: dict[str, int], name: str, jobs: list[Job], workers: int) -> None:
+def _task(store: Path, spec: CanonicalSpec, config: dict[str, Any], name: str, jobs: list[Job], workers: int) -> None:
     """What one task of an array does."""
     _work(jobs, Journal(store, spec, config, writer=f"{name}_"), workers, None, already=0)
 
@@ -215,7 +230,7 @@ def _with_shell(row: ScanRow, stored: str) -> ScanRow:
 
 
 def _finish(
-    store: Path, table: pa.Table, rejected: list[Rejected], spec: CanonicalSpec, config: dict[str, int]
+    store: Path, table: pa.Table, rejected: list[Rejected], spec: CanonicalSpec, config: dict[str, Any]
 ) -> None:
     """Write quarantine, summary page, index and, last of all, `store.json`."""
     write_quarantine(store, rejected)

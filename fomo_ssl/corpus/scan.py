@@ -8,6 +8,7 @@ from typing import Any
 from fomo_ssl.core.errors import Reason, RejectedScan
 from fomo_ssl.corpus.diffusion import Part, plan_series
 from fomo_ssl.corpus.layouts import ScanRow
+from fomo_ssl.corpus.masks import Mask, use_masks
 from fomo_ssl.corpus.metadata import Metadata
 from fomo_ssl.corpus.schema import affine_cell, axis_cells
 from fomo_ssl.corpus.store import write_scan
@@ -19,7 +20,9 @@ from fomo_ssl.imaging.series import read_sums
 
 @dataclass(frozen=True)
 class Job:
-    """What a worker needs to know; `source_bytes` is the size that the file had when the work was planned."""
+    """What a worker needs to know; `source_bytes` is the size that the file had when the work was planned, `masks` are
+    those of every scan in the file.
+    """
 
     source: Path
     store: Path
@@ -27,6 +30,7 @@ class Job:
     source_bytes: int
     spec: CanonicalSpec
     min_slices: int
+    masks: tuple[Mask, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -93,12 +97,14 @@ def _series(job: Job, path: Path) -> list[Outcome]:
 
 def _accepted(job: Job, row: ScanRow, volume: Volume, digest: str) -> Outcome:
     check_slices(volume, job.min_slices)
-    canonical = canonicalise(volume, job.spec)
+    volume, valid = use_masks(volume, job.source, job.masks)
+    canonical = canonicalise(volume, job.spec, valid)
     extra = {
         "source_bytes": job.source_bytes,
         "source_digest": digest,
         **axis_cells("source_shape", volume.data.shape),
         "source_affine": affine_cell(volume.affine),
+        "masks": "; ".join(f"{mask.kind} {mask.path}" for mask in job.masks),
     }
     return Outcome(row, job.source_bytes, write_scan(job.store, row, canonical, Metadata(), extra))
 

@@ -1,6 +1,7 @@
 """The index of a store: its columns, and the row of one scan."""
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import asdict, fields
 from typing import Any, TypeVar
 
@@ -15,6 +16,8 @@ from fomo_ssl.imaging.canonical import CanonicalVolume
 Number = TypeVar("Number", int, float)
 
 VERSION = 1
+MASKS_VERSION = 2
+"""Of stores with masks: a version that knows nothing of `codec.NOT_VALID` must not read their values."""
 ID_COLUMNS = ("dataset", "subject", "session", "sequence")
 METADATA_COLUMNS = tuple(field.name for field in fields(Metadata))
 
@@ -47,6 +50,18 @@ SCHEMA = pa.schema(
         ("notes", pa.string()),
     ]
 )
+# Columns of a store whose scans may have masks.
+SCHEMA_WITH_MASKS = pa.schema([*SCHEMA, ("masks", pa.string()), ("valid_share", pa.float32())])
+
+
+def schema_of(config: Mapping[str, Any]) -> pa.Schema:
+    """The columns of a store with these settings."""
+    return SCHEMA_WITH_MASKS if config.get("masks") else SCHEMA
+
+
+def version_of(schema: pa.Schema) -> int:
+    """The schema version that `store.json` states for an index of these columns."""
+    return MASKS_VERSION if "valid_share" in schema.names else VERSION
 
 
 def scan_file(row: ScanRow) -> str:
@@ -87,6 +102,7 @@ def index_row(
         **asdict(canonical.stats),
         **boxes,
         "notes": "; ".join(canonical.notes),
+        "valid_share": None if canonical.valid is None else float(canonical.valid.mean()),
         **extra,
     }
 

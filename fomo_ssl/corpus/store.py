@@ -13,10 +13,10 @@ import pyarrow as pa
 from fomo_ssl.core.errors import StoreError
 from fomo_ssl.core.files import atomic_file, write_json
 from fomo_ssl.core.vocabulary import Triple
-from fomo_ssl.corpus.codec import compress, quantise, read_box
+from fomo_ssl.corpus.codec import compress, quantise, read_box, read_flagged
 from fomo_ssl.corpus.layouts import ScanRow
 from fomo_ssl.corpus.metadata import Metadata
-from fomo_ssl.corpus.schema import SCHEMA, VERSION, digest, index_row, scan_file
+from fomo_ssl.corpus.schema import MASKS_VERSION, VERSION, digest, index_row, scan_file, schema_of, version_of
 from fomo_ssl.imaging.canonical import CanonicalSpec, CanonicalVolume
 
 STORE, INDEX = "store.json", "index.arrow"
@@ -30,7 +30,7 @@ class Store:
         path: the folder.
         spec: how its scans were made canonical.
         fingerprint: digest of the index, which holds the digest of every scan file.
-        index: one row per scan (columns: `corpus.schema.SCHEMA`), memory-mapped.
+        index: one row per scan (columns: `corpus.schema.SCHEMA`, with masks two more), memory-mapped.
         config: further settings of the run that made it.
     """
 
@@ -51,8 +51,8 @@ class Store:
         facts = read_facts(path)
         if facts is None:
             raise StoreError(f"no finished store here ({STORE} is missing)", where=path, way_out=_MAKE)
-        if facts.get("schema") != VERSION:
-            what = f"store schema {facts.get('schema')}, this version reads {VERSION}"
+        if facts.get("schema") not in (VERSION, MASKS_VERSION):
+            what = f"store schema {facts.get('schema')}, this version reads {VERSION} and {MASKS_VERSION}"
             raise StoreError(what, where=path, way_out="Preprocess again, or install the version that wrote it")
         index = path / INDEX
         if not index.is_file() or index.stat().st_size != facts["index_bytes"]:
@@ -62,6 +62,11 @@ class Store:
     def __len__(self) -> int:
         return int(self.index.num_rows)
 
+    @property
+    def has_masks(self) -> bool:
+        """Whether scans of it may have voxels that do not count."""
+        return int(self.index.schema.get_field_index("valid_share")) >= 0
+
     def __reduce__(self) -> tuple[Any, ...]:
         return Store.open, (self.path,)
 
@@ -69,20 +74,24 @@ class Store:
         """A whole scan, int16 (x, y, z); normalised intensity = value * scale + offset of its row."""
         return read_box(self.path / self._cell("file", row))
 
-    def read_crop(self, row: int, origin: Triple, size: Triple) -> np.ndarray:
-        """A crop, int16 of shape `size`; the parts outside the scan have its background value."""
+    def read_crop(self, row: int, origin: Triple, size: Triple, *, flagged: bool = False) -> np.ndarray:
+        """A crop, int16 of shape `size`; the parts outside the scan have its background value.
+
+        With `flagged`, voxels that do not count have `codec.NOT_VALID` added; those outside the scan count.
+        """
         shape = [self._cell(f"shape_{axis}", row) for axis in "xyz"]
         starts = [min(max(0, lo), n) for lo, n in zip(origin, shape, strict=True)]
         stops = [max(start, min(lo + edge, n)) for lo, edge, start, n in zip(origin, size, starts, shape, strict=True)]
         box = slice(starts[0], stops[0]), slice(starts[1], stops[1]), slice(starts[2], stops[2])
         is_inside = all(stop - start == edge for start, stop, edge in zip(starts, stops, size, strict=True))
         path = self.path / self._cell("file", row)
+        read = read_flagged if flagged or not self.has_masks else read_box
         if is_inside:
-            return read_box(path, box)
+            return read(path, box)
         crop: np.ndarray = np.full(size, self._cell("background", row), np.int16)
         if all(stop > start for start, stop in zip(starts, stops, strict=True)):
             x, y, z = (slice(s.start - lo, s.stop - lo) for s, lo in zip(box, origin, strict=True))
-            crop[x, y, z] = read_box(path, box)
+            crop[x, y, z] = read(path, box)
         return crop
 
     def _cell(self, column: str, row: int) -> Any:
@@ -117,7 +126,9 @@ class StoreWriter:
 
     def close(self) -> None:
         """Write the index and then `store.json`, which makes the store a store."""
-        write_index(self.path, pa.Table.from_pylist(self._rows, SCHEMA), self.spec, self.config)
+        has_masks = any(row["valid_share"] is not None for row in self._rows)
+        schema = schema_of({"masks": has_masks, **self.config})
+        write_index(self.path, pa.Table.from_pylist(self._rows, schema), self.spec, self.config)
 
     def __enter__(self) -> "StoreWriter":
         return self
@@ -150,7 +161,7 @@ def write_index(path: Path, table: pa.Table, spec: CanonicalSpec, config: Mappin
     with atomic_file(path / INDEX) as file:
         file.write(content)
     facts = {
-        "schema": VERSION,
+        "schema": version_of(table.schema),
         "spec": asdict(spec),
         "config": dict(config),
         "scans": table.num_rows,

@@ -89,12 +89,20 @@ def print_summary(
     console.print(grid)
     for reason, count in sorted(Counter(line.reason for line in rejected).items()):
         console.print(f"{count} rejected: {reason}")
+    for kind, count in sorted(mask_counts(table).items()):
+        console.print(f"{count} of {len(table)} scans have a {kind} mask")
     megabytes = sum(table.column("file_bytes").to_pylist()) / 1e6
     console.print(
         f"{processed} scans processed in {seconds:.1f} s; {megabytes:.1f} MB; "
         f"details in {store / 'summary.html'} and {QUARANTINE}",
         soft_wrap=True,
     )
+
+
+def mask_counts(table: pa.Table) -> Counter[str]:
+    """How many scans have a mask of each kind."""
+    named = table.column("masks").to_pylist() if "masks" in table.column_names else []
+    return Counter(mask.split(" ", 1)[0] for masks in named if masks for mask in masks.split("; "))
 
 
 def summary_page(store: Path, table: pa.Table, rejected: list[Rejected], spec: CanonicalSpec) -> str:

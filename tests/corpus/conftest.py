@@ -4,6 +4,7 @@ import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -57,11 +58,12 @@ def contents() -> Callable[[Path], dict[str, bytes]]:
 
 
 @pytest.fixture(scope="session")
-def killed_run() -> Callable[[Path, Path, CanonicalSpec, int], None]:
+def killed_run() -> Callable[..., None]:
     """Preprocess in a process that is killed once so many scan files (or, for -1, the index) exist."""
 
-    def run(tree: Path, store: Path, spec: CanonicalSpec, after: int) -> None:
-        process = multiprocessing.get_context("fork").Process(target=preprocess, args=(tree, store, spec))
+    def run(tree: Path, store: Path, spec: CanonicalSpec, after: int, **settings: Any) -> None:
+        fork = multiprocessing.get_context("fork")
+        process = fork.Process(target=preprocess, args=(tree, store, spec), kwargs=settings)
         process.start()
         while process.is_alive():
             made = len(list((store / "scans").rglob("*.b2nd"))) if store.exists() else 0

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fomo_ssl.core.errors import StoreError
-from fomo_ssl.corpus.codec import LEVELS, compress, quantise, read_box
+from fomo_ssl.corpus.codec import LEVELS, compress, quantise, read_flagged
 from fomo_ssl.corpus.layouts import ScanRow
 from fomo_ssl.corpus.metadata import Metadata
 from fomo_ssl.corpus.store import Store, StoreWriter
@@ -95,7 +95,7 @@ def test_large_and_small_arrays_round_trip(tmp_path: Path):
     for shape in ((1, 1, 1), (65, 3, 130), (64, 64, 64)):
         values = np.arange(np.prod(shape), dtype=np.int16).reshape(shape)
         (tmp_path / "a.b2nd").write_bytes(compress(values))
-        np.testing.assert_array_equal(read_box(tmp_path / "a.b2nd"), values)
+        np.testing.assert_array_equal(read_flagged(tmp_path / "a.b2nd"), values)
 
 
 def test_a_writer_that_fails_leaves_no_store(tmp_path: Path):
