@@ -38,11 +38,13 @@ class ViewSpec:
             `subject` two sessions of one subject, at the same place of their foreground boxes, in the same sequence
             where the other session has it; both fall back to `overlap` (the batch says which it got in `paired`).
         min_overlap: least shared fraction of the crop's volume, 0 to 1.
+        valid: whether `Views.valid` is wanted.
     """
 
     n: int = 1
     pairing: Pairing = "single"
     min_overlap: float = 0.4
+    valid: bool = False
 
 
 _Self = TypeVar("_Self", bound="_OnDevice")
@@ -85,6 +87,7 @@ class CropBatch(_OnDevice):
         spacing: voxel edges of each sample in mm.
         sequences: sequence class index, per view.
         paired: True where a `session` or `subject` pair was found (or the pairing asked for no second scan).
+        flagged: whether the images carry `corpus.codec.NOT_VALID` in voxels that do not count; False where all count.
     """
 
     images: list[Int16[Tensor, "b c x y z"]]
@@ -97,6 +100,7 @@ class CropBatch(_OnDevice):
     spacing: Float32[Tensor, "b 3"]
     sequences: Int64[Tensor, "v b"]
     paired: Bool[Tensor, "b"]
+    flagged: bool = False
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -113,6 +117,8 @@ class Views(_OnDevice):
         spacing: mm, per sample.
         sequences: sequence class index, per view and sample.
         paired: see `CropBatch`.
+        valid: per view, True in voxels that count; None where all do. Defaced regions do not: what they show is no
+            anatomy. They are not hidden from the encoder, only left out of losses.
     """
 
     images: list[Float[Tensor, "b c x y z"]]
@@ -121,6 +127,7 @@ class Views(_OnDevice):
     spacing: Float32[Tensor, "b 3"]
     sequences: Int64[Tensor, "v b"]
     paired: Bool[Tensor, "b"]
+    valid: list[Bool[Tensor, "b 1 x y z"]] | None = None
 
     def __len__(self) -> int:
         return len(self.keys)

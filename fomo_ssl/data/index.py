@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Float32, Float64, Int64, UInt64
+from jaxtyping import Bool, Float, Float32, Float64, Int64, UInt64
 
 from fomo_ssl.core.errors import ConfigError, StoreError
 from fomo_ssl.core.seeding import mix
@@ -27,6 +27,7 @@ class ScanIndex:
         shape: voxels; spacing: mm; affine: first three rows, store voxel -> mm RAS+.
         scale, offset: normalised intensity = stored value * scale + offset.
         box_lo, box_hi: foreground box in voxels, upper end excluded.
+        flagged: whether the scan has voxels that do not count.
         by_session: all rows, ordered by session; `session_start[s]` is where session s begins in it.
         by_subject: all rows, ordered by subject; `subject_sorted` are their subjects.
     """
@@ -45,6 +46,7 @@ class ScanIndex:
     offset: Float32[np.ndarray, "n"]
     box_lo: Int64[np.ndarray, "n 3"]
     box_hi: Int64[np.ndarray, "n 3"]
+    flagged: Bool[np.ndarray, "n"]
     by_session: Int64[np.ndarray, "n"]
     session_start: Int64[np.ndarray, "_"]
     by_subject: Int64[np.ndarray, "n"]
@@ -75,6 +77,8 @@ class ScanIndex:
             offset=_numbers(table, "offset", np.float32),
             box_lo=_triples(table, "box_lo", np.int64),
             box_hi=_triples(table, "box_hi", np.int64),
+            # A share that is not known (NaN here) is that of a scan without such a mask.
+            flagged=_numbers(table, "valid_share", np.float32) < 1 if store.has_masks else np.zeros(len(table), bool),
             by_session=np.argsort(session, kind="stable"),
             session_start=np.concatenate([[0], np.cumsum(np.bincount(session))]).astype(np.int64),
             by_subject=by_subject,

@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from fomo_ssl.core.errors import RunError, StoreError
 from fomo_ssl.core.seeding import sample_key
-from fomo_ssl.core.types import CropBatch, Triple
+from fomo_ssl.core.types import CropBatch, Triple, ViewSpec
 from fomo_ssl.corpus.store import Store
 from fomo_ssl.data.index import ScanIndex
 from fomo_ssl.data.ring import Ring
@@ -59,17 +59,21 @@ class _Raw:
     images: list[Int16[Tensor, "b 1 x y z"]] | None = field(default=None)
 
 
-def read_crops(store: Store, request: Request, crop: Triple, images: list[Int16[Tensor, "b 1 x y z"]], at: int) -> None:
-    """Read the crops of one request into place `at` of a batch.
+def read_crops(
+    store: Store, request: Request, crop: Triple, images: list[Int16[Tensor, "b 1 x y z"]], at: int, flagged: bool
+) -> None:
+    """Read the crops of one request into place `at` of a batch, with the flags of voxels that do not count on request.
 
     Raises:
         StoreError: a scan cannot be read; the message names its file.
     """
     for image, row, origin in zip(images, request.rows, request.origins, strict=True):
-        image.numpy()[at, 0] = store.read_crop(row, origin, crop)
+        image.numpy()[at, 0] = store.read_crop(row, origin, crop, flagged=flagged)
 
 
-def to_batch(index: ScanIndex, requests: list[Request], images: list[Int16[Tensor, "b 1 x y z"]]) -> CropBatch:
+def to_batch(
+    index: ScanIndex, requests: list[Request], images: list[Int16[Tensor, "b 1 x y z"]], flagged: bool
+) -> CropBatch:
     """A batch of crops that were read, with what the index knows of their scans."""
     rows = np.array([request.rows for request in requests], dtype=np.int64).T
     origins = np.array([request.origins for request in requests], dtype=np.int64).transpose(1, 0, 2)
@@ -84,6 +88,8 @@ def to_batch(index: ScanIndex, requests: list[Request], images: list[Int16[Tenso
         spacing=torch.from_numpy(index.spacing[rows[0]]),
         sequences=torch.from_numpy(index.sequence_class[rows]),
         paired=torch.tensor([request.paired for request in requests]),
+        # Known here without a look at the voxels: most batches of a mixed corpus are spared the work.
+        flagged=flagged and bool(index.flagged[rows].any()),
     )
 
 
@@ -120,7 +126,7 @@ class _Batches(Dataset[_Raw | StoreError]):
         for attempt in range(ATTEMPTS):
             request = self.sampler.request(sample, attempt)
             try:
-                read_crops(self.store, request, self.sampler.crop, images, place)
+                read_crops(self.store, request, self.sampler.crop, images, place, self.sampler.views.valid)
             except StoreError as error:
                 unreadable.append(UnreadableScan(sample, error))
                 last = error
@@ -185,7 +191,7 @@ class CropLoader(DataLoader[CropBatch]):
                     self.on_unreadable(scan)
             images = raw.images if ring is None else ring.views(k, len(raw.requests))
             assert images is not None
-            yield to_batch(batches.sampler.index, raw.requests, images)
+            yield to_batch(batches.sampler.index, raw.requests, images, batches.sampler.views.valid)
 
 
 def _named(items: Iterator[Any]) -> Iterator[Any]:
@@ -240,9 +246,9 @@ def _start_worker(worker: int) -> None:
 
 
 def preview_batch(
-    store: Store, index: ScanIndex, rows: Int64[np.ndarray, "_"], crop: Triple, *, n_views: int = 1, seed: int = 0
+    store: Store, index: ScanIndex, rows: Int64[np.ndarray, "_"], crop: Triple, views: ViewSpec, *, seed: int = 0
 ) -> CropBatch:
-    """Centre crops of the foreground of given (held-out) rows: the same pictures all through a run.
+    """Centre crops of the foreground of given (held-out) rows, all views alike: the same pictures all through a run.
 
     Raises:
         StoreError: one of them cannot be read.
@@ -253,8 +259,8 @@ def preview_batch(
         middle = (low + high) // 2
         origin = (int(middle[0]), int(middle[1]), int(middle[2]))
         key = sample_key(seed, place, "preview")
-        requests.append(Request(place, key, (row,) * n_views, (origin,) * n_views, paired=True))
-    images = [torch.empty((len(requests), 1, *crop), dtype=torch.int16) for _ in range(n_views)]
+        requests.append(Request(place, key, (row,) * views.n, (origin,) * views.n, paired=True))
+    images = [torch.empty((len(requests), 1, *crop), dtype=torch.int16) for _ in range(views.n)]
     for place, request in enumerate(requests):
-        read_crops(store, request, crop, images, place)
-    return to_batch(index, requests, images)
+        read_crops(store, request, crop, images, place, views.valid)
+    return to_batch(index, requests, images, views.valid)

@@ -103,8 +103,7 @@ class CropSource:
         if len(rows) == 0:
             return None
         chosen = rows[np.unique(np.linspace(0, len(rows) - 1, PREVIEW_CROPS).round().astype(int))]
-        n_views = self.sampler.views.n
-        return preview_batch(self.store, self.index, chosen, self.sampler.crop, n_views=n_views, seed=self.seed)
+        return preview_batch(self.store, self.index, chosen, self.sampler.crop, self.sampler.views, seed=self.seed)
 
     def name_scans(self, batch: CropBatch) -> str:
         """dataset/subject/session/sequence of every scan of a batch."""

@@ -1,6 +1,6 @@
 """The augmenter as a whole: presets, switches, streams, recorded parameters and pairs of image and label."""
 
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
@@ -9,6 +9,7 @@ from omegaconf import OmegaConf
 
 from fomo_ssl.core.errors import ConfigError
 from fomo_ssl.core.types import CropBatch
+from fomo_ssl.corpus.codec import LEVELS, NOT_VALID
 from fomo_ssl.data.augment import Augmenter
 from fomo_ssl.data.augment.presets import INTENSITY, PRESETS, SPATIAL, TRANSFORMS
 
@@ -157,3 +158,40 @@ def test_presets_and_their_files_agree():
         from_file = Augmenter(**OmegaConf.to_container(OmegaConf.load(CONF / f"{preset}.yaml")))
         plain = Augmenter(preset)
         assert (from_file.spatial, from_file.intensity) == (plain.spatial, plain.intensity)
+
+
+def _flagged(samples=range(16)):
+    """Crops of a bright slab that does not count and a dark rest that does, and the same crops without the flags."""
+    batch = _batch(samples)
+    slab = torch.zeros(batch.images[0].shape[2:], dtype=torch.bool)
+    slab[:, 5:9, 2:] = True
+    stored = torch.where(slab, LEVELS, 0).to(torch.int16).expand_as(batch.images[0]).contiguous()
+    return replace(batch, images=[stored | torch.where(slab, NOT_VALID, 0).to(torch.int16)], flagged=True), replace(
+        batch, images=[stored]
+    )
+
+
+@pytest.mark.parametrize("preset", ["none", "spatial", "all"])
+def test_what_counts_moves_with_the_image(preset):
+    flagged, plain = _flagged()
+    views, without = Augmenter(preset)(flagged), Augmenter(preset)(plain)
+    assert without.valid is None
+    assert torch.equal(views.images[0], without.images[0])
+    assert torch.equal(views.targets[0], without.targets[0])
+    (valid,) = views.valid
+    assert valid.dtype == torch.bool
+    assert valid.shape == views.images[0].shape
+    # The image is bright just where it does not count, so after a warp its bright half is what does not count.
+    low, high = (flagged.offset[0], flagged.offset[0] + LEVELS * flagged.scale[0])
+    bright = views.targets[0] > ((low + high) / 2)[:, None, None, None, None]
+    assert (bright != valid).float().mean() > (0.999 if preset == "none" else 0.97)
+    if preset != "none":
+        still = Augmenter("none")(flagged).valid[0]
+        assert not torch.equal(valid, still)
+
+
+def test_flips_move_what_counts_exactly():
+    flagged, _ = _flagged()
+    augment = Augmenter("none", flip={"p": (1.0, 1.0, 0.0)})
+    still, turned = Augmenter("none")(flagged).valid[0], augment(flagged).valid[0]
+    assert torch.equal(turned, still.flip(2, 3))

@@ -13,10 +13,15 @@ import torch
 
 from fomo_ssl.core.errors import RunError, StoreError
 from fomo_ssl.core.types import ViewSpec
-from fomo_ssl.corpus.store import Store
+from fomo_ssl.corpus.codec import LEVELS, NOT_VALID, read_flagged
+from fomo_ssl.corpus.layouts import ScanRow
+from fomo_ssl.corpus.store import Store, StoreWriter
 from fomo_ssl.data.augment import Augmenter
+from fomo_ssl.data.index import ScanIndex
 from fomo_ssl.data.loader import KEPT, make_loader, preview_batch
 from fomo_ssl.data.sampling import Sampler
+from fomo_ssl.imaging.canonical import CanonicalSpec, canonicalise
+from fomo_ssl.synthetic.phantoms import phantom
 
 CROP = (16, 24, 40)
 
@@ -185,7 +190,7 @@ def test_a_killed_worker_ends_in_one_line(store, sampler):
 
 def test_previews_are_the_same_centre_crops_every_time(store, index):
     rows = np.array([4, 0, 9])
-    first, again = (preview_batch(store, index, rows, CROP, n_views=2) for _ in range(2))
+    first, again = (preview_batch(store, index, rows, CROP, ViewSpec(2)) for _ in range(2))
     assert all(torch.equal(a, b) for a, b in zip(first.images, again.images, strict=True))
     assert first.rows.tolist() == [rows.tolist()] * 2
     centre = first.origins[0].numpy() + np.array(CROP) / 2
@@ -199,3 +204,50 @@ def test_a_batch_moves_as_one(store, sampler):
     (batch,) = make_loader(store, sampler, batch_size=2, start=0, stop=2, workers=0)
     moved = batch.to("meta")
     assert {image.device.type for image in moved.images} == {moved.keys.device.type} == {"meta"}
+
+
+@pytest.fixture(scope="module")
+def masked(tmp_path_factory) -> Store:
+    """Three scans, the last two of which have a corner that does not count."""
+    with StoreWriter.create(tmp_path_factory.mktemp("masked"), CanonicalSpec(spacing=None)) as writer:
+        for number in range(3):
+            volume = phantom(number, (24, 26, 22))
+            counts = np.ones(volume.data.shape, bool)
+            counts[: 8 * number, :, :12] = False
+            row = ScanRow("A", f"sub_{number}", "ses_1", "t1", f"{number}")
+            writer.add(row, canonicalise(volume, CanonicalSpec(None), counts if number else None))
+    return Store.open(writer.path)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_voxels_that_do_not_count_are_flagged_for_who_asks(masked, workers):
+    index = ScanIndex.of(masked)
+    assert index.flagged.tolist() == [False, True, True]
+    loaders = {
+        valid: make_loader(
+            masked,
+            Sampler(index, np.arange(3), ViewSpec(2, "overlap", valid=valid), CROP, seed=0),
+            batch_size=1,
+            start=0,
+            stop=12,
+            workers=workers,
+        )
+        for valid in (True, False)
+    }
+    for asked, plain in zip(loaders[True], loaders[False], strict=True):
+        assert not plain.flagged
+        assert asked.flagged == index.flagged[asked.rows].any()
+        for view in range(2):
+            assert torch.equal(asked.images[view] & LEVELS, plain.images[view])
+            row, origin = int(asked.rows[view, 0]), asked.origins[view, 0].tolist()
+            counts = np.pad(read_flagged(_file(masked, row)) < NOT_VALID, 64, constant_values=True)
+            cut = counts[tuple(slice(o + 64, o + 64 + n) for o, n in zip(origin, CROP, strict=True))]
+            np.testing.assert_array_equal(asked.images[view][0, 0].numpy() < NOT_VALID, cut)
+
+
+def test_previews_are_flagged_too(masked):
+    index = ScanIndex.of(masked)
+    asked, plain = (preview_batch(masked, index, np.array([0, 2]), CROP, ViewSpec(valid=v)) for v in (True, False))
+    assert (asked.flagged, plain.flagged) == (True, False)
+    assert (asked.images[0] >= NOT_VALID).flatten(1).any(1).tolist() == [False, True]
+    assert torch.equal(asked.images[0] & LEVELS, plain.images[0])

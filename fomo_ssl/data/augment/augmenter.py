@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from fomo_ssl.core.errors import ConfigError
 from fomo_ssl.core.seeding import fold
 from fomo_ssl.core.types import CropBatch, Views
+from fomo_ssl.corpus.codec import LEVELS, NOT_VALID
 from fomo_ssl.data.augment.params import Grid, Transform
 from fomo_ssl.data.augment.presets import INTENSITY, PRESETS, SPATIAL, TRANSFORMS, Values
 from fomo_ssl.data.augment.spatial import Affine, Elastic, Mode, combine, warp
@@ -48,15 +49,20 @@ class Augmenter(nn.Module):
         # The one wait for the device; decisions and parameters then cost none.
         keys, spacing = batch.keys.cpu(), batch.spacing.cpu()
         images, targets, records = [], [], []
+        valid: list[Tensor] | None = [] if batch.flagged else None
         with torch.autocast(batch.keys.device.type, enabled=False):
             for view, stored in enumerate(batch.images):
                 grid = Grid(stored.shape[2:], spacing)
                 spatial = _draw(self.spatial, keys, f"view{view}", grid)
                 intensity = _draw(self.intensity, keys, f"view{view}", grid)
+                if valid is not None:
+                    counts = (stored < NOT_VALID).to(torch.float32)
+                    valid.append(self._move(counts, spatial, "nearest") > 0.5)
+                    stored = stored & LEVELS
                 targets.append(self._move(normalised(stored, batch.scale[view], batch.offset[view]), spatial))
                 images.append(self._shade(targets[view], intensity))
                 records.append(spatial | intensity)
-        views = Views(images, targets, batch.keys, batch.spacing, batch.sequences, batch.paired)
+        views = Views(images, targets, batch.keys, batch.spacing, batch.sequences, batch.paired, valid)
         return views, records
 
     def forward(self, batch: CropBatch) -> Views:
