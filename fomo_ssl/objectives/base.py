@@ -9,13 +9,15 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+import torch
 from einops import repeat
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
 from fomo_ssl.core.registry import Registry
 from fomo_ssl.core.types import Triple, Views, ViewSpec
-from fomo_ssl.encoders.base import Encoder
+from fomo_ssl.encoders.base import Encoder, pad_to_multiple
+from fomo_ssl.layers.tokens import patchify
 
 Mask = Bool[Tensor, "b gx gy gz"]
 """True = hidden, on the grid of mask units."""
@@ -158,6 +160,14 @@ def mask_to_voxels(mask: Mask, unit: Triple, size: Sequence[int]) -> Bool[Tensor
     i, j, k = unit
     voxels = repeat(mask, "b x y z -> b 1 (x i) (y j) (z k)", i=i, j=j, k=k)
     return voxels[:, :, : size[0], : size[1], : size[2]]
+
+
+def valid_patches(views: Views, view: int, unit: Triple) -> Bool[Tensor, "b n p"] | None:
+    """Which voxels of a view's mask units count, cut as the image is; None where all do."""
+    if views.valid is None:
+        return None
+    spread = views.valid[view].to(torch.float32).expand_as(views.targets[view])
+    return patchify(pad_to_multiple(spread, unit), unit) > 0.5
 
 
 objectives: Registry[Objective] = Registry("objective")

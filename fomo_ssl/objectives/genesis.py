@@ -14,7 +14,7 @@ from fomo_ssl.core.types import Views, ViewSpec
 from fomo_ssl.encoders.base import Encoder
 from fomo_ssl.heads.decoders import UNetDecoder
 from fomo_ssl.objectives.base import Encoded, Objective, ObjectiveOutput, Preview, objectives
-from fomo_ssl.objectives.losses import embedding_std
+from fomo_ssl.objectives.losses import embedding_std, masked_mean
 
 _CURVE_POINTS = 128
 _PREVIEWED = 4
@@ -31,6 +31,7 @@ class Genesis(Objective):
         window: edge in voxels of the cubes within which texture is shuffled. The paper takes windows of random size
             and place one after another; a regular grid is shuffled at once.
         shuffled: share of those cubes that are shuffled.
+        loss_mask: leave voxels that do not count, such as a defaced region, out of the loss.
     """
 
     hides = reconstructs = True
@@ -45,8 +46,9 @@ class Genesis(Objective):
         p_inpaint: float = 0.8,
         window: int = 4,
         shuffled: float = 0.5,
+        loss_mask: bool = True,
     ) -> None:
-        super().__init__(encoder, ViewSpec())
+        super().__init__(encoder, ViewSpec(valid=loss_mask))
         self.p_intensity, self.p_shuffle, self.p_paint, self.p_inpaint = p_intensity, p_shuffle, p_paint, p_inpaint
         self.window, self.shuffled = window, shuffled
         self.decoder = UNetDecoder(encoder.feature_info, encoder.in_channels, encoder.in_channels)
@@ -58,10 +60,13 @@ class Genesis(Objective):
     def score(self, encoded: list[Encoded], views: Views, step: int) -> ObjectiveOutput:
         """Error of the restored crops, averaged over views."""
         deformed = self.inputs(views, step)
-        errors = [
-            (self._restore(one, image) - target.float()).square().mean()
-            for one, image, target in zip(encoded, deformed, views.targets, strict=True)
-        ]
+        errors = []
+        for view, (one, image, target) in enumerate(zip(encoded, deformed, views.targets, strict=True)):
+            error = (self._restore(one, image) - target.float()).square()
+            if self.views.valid and views.valid is not None:
+                errors.append(masked_mean(error, views.valid[view].expand_as(error)))
+            else:
+                errors.append(error.mean())
         loss = torch.stack(errors).mean()
         return ObjectiveOutput(
             loss=loss,

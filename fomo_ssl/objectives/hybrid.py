@@ -40,6 +40,7 @@ def richest(specs: list[ViewSpec]) -> ViewSpec:
         n=max(spec.n for spec in specs),
         pairing=pairings.pop() if pairings else "single",
         min_overlap=max(spec.min_overlap for spec in specs),
+        valid=any(spec.valid for spec in specs),
     )
 
 

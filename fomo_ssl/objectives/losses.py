@@ -15,14 +15,38 @@ def reconstruction_error(
     prediction: Float[Tensor, "b n p"], target: Float[Tensor, "b n p"], kind: ReconstructionLoss
 ) -> Float[Tensor, "b n"]:
     """Mean error of each of n patches of p voxels; `smooth_l1` turns linear at 1 standard deviation (Huber 1964)."""
+    return _voxel_error(prediction, target, kind).mean(dim=-1)
+
+
+def reconstruction_loss(
+    prediction: Float[Tensor, "b n p"],
+    target: Float[Tensor, "b n p"],
+    hidden: Bool[Tensor, "b n"] | None,
+    kind: ReconstructionLoss,
+    valid: Bool[Tensor, "b n p"] | None = None,
+) -> Float[Tensor, ""]:
+    """Mean error, over the whole batch, of the voxels that are hidden and valid; 0 where none is both.
+
+    Where `hidden` or `valid` is None, all are.
+    """
+    if valid is None:
+        error = reconstruction_error(prediction, target, kind)
+        return error.mean() if hidden is None else masked_mean(error, hidden)
+    counts = valid if hidden is None else valid & hidden[..., None]
+    return masked_mean(_voxel_error(prediction, target, kind), counts)
+
+
+def _voxel_error(
+    prediction: Float[Tensor, "b n p"], target: Float[Tensor, "b n p"], kind: ReconstructionLoss
+) -> Float[Tensor, "b n p"]:
     measure = {"mse": F.mse_loss, "smooth_l1": F.smooth_l1_loss, "l1": F.l1_loss}[kind]
-    return measure(prediction.float(), target.float(), reduction="none").mean(dim=-1)
+    return measure(prediction.float(), target.float(), reduction="none")
 
 
-def masked_mean(values: Float[Tensor, "b n"], mask: Bool[Tensor, "b n"]) -> Float[Tensor, ""]:
-    """Mean of the values under the mask, over the whole batch."""
+def masked_mean(values: Float[Tensor, "b *n"], mask: Bool[Tensor, "b *n"]) -> Float[Tensor, ""]:
+    """Mean of the values under the mask, over the whole batch; 0 where it holds nowhere."""
     weight = mask.to(values.dtype)
-    return (values * weight).sum() / weight.sum()
+    return (values * weight).sum() / weight.sum().clamp_min(1.0)
 
 
 def normalise_patches(
@@ -68,11 +92,21 @@ def embedding_std(embedding: Float[Tensor, "b e"]) -> Float[Tensor, ""]:
 
 
 def explained(
-    prediction: Float[Tensor, "b n p"], target: Float[Tensor, "b n p"], mask: Bool[Tensor, "b n"]
+    prediction: Float[Tensor, "b n p"],
+    target: Float[Tensor, "b n p"],
+    mask: Bool[Tensor, "b n"],
+    valid: Bool[Tensor, "b n p"] | None = None,
 ) -> Float[Tensor, ""]:
-    """Share of the masked voxels' variance that the prediction explains: 0 = no better than their mean, 1 = perfect."""
+    """Share of the masked voxels' variance that the prediction explains: 0 = no better than their mean, 1 = perfect.
+
+    Of those that are `valid`, where it is given.
+    """
     # Weights instead of boolean indexing: its data-dependent size would make a GPU wait for the host every step.
-    weight = (mask / mask.sum() / target.shape[-1])[..., None]
+    if valid is None:
+        weight = (mask / mask.sum() / target.shape[-1])[..., None]
+    else:
+        weight = mask[..., None] & valid
+        weight = weight / weight.sum().clamp_min(1)
     truth = target.detach().float()
     error = (weight * (prediction.detach().float() - truth).square()).sum()
     variance = (weight * (truth - (weight * truth).sum()).square()).sum()

@@ -26,14 +26,14 @@ from fomo_ssl.objectives.base import (
     encode,
     mask_to_voxels,
     objectives,
+    valid_patches,
 )
 from fomo_ssl.objectives.losses import (
     ReconstructionLoss,
     embedding_std,
     explained,
-    masked_mean,
     normalise_patches,
-    reconstruction_error,
+    reconstruction_loss,
 )
 from fomo_ssl.objectives.masking import hidden_count, mask_grid, random_mask
 
@@ -60,6 +60,7 @@ class MAE(Objective):
         mask_block: edge, in units, of cubes that are hidden together.
         loss: `mse`, or `smooth_l1`, which outliers such as bright vessels pull less.
         loss_on: `masked` voxels or `all`.
+        loss_mask: leave voxels that do not count, such as a defaced region, out of the loss and of `mae/explained`.
         normalise_patches: aim at patches of zero mean and unit variance. Off by default, unlike on photographs: scans
             are normalised as a whole already, brightness of a patch is what tells sequences and lesions apart, and the
             variance of a patch of air is noise.
@@ -78,11 +79,12 @@ class MAE(Objective):
         mask_block: int = 1,
         loss: ReconstructionLoss = "mse",
         loss_on: Literal["masked", "all"] = "masked",
+        loss_mask: bool = True,
         normalise_patches: bool = False,
         decoder_dim: int | None = None,
         decoder_depth: int = 4,
     ) -> None:
-        super().__init__(encoder, ViewSpec())
+        super().__init__(encoder, ViewSpec(valid=loss_mask))
         drops = encoder.supports_token_dropping
         if not drops:
             self.mask_unit = (mask_unit or VOXEL_UNIT,) * 3
@@ -109,7 +111,7 @@ class MAE(Objective):
 
     def score(self, encoded: list[Encoded], views: Views, step: int) -> ObjectiveOutput:
         """Reconstruction error, averaged over views."""
-        scored = [self._score_view(one, target) for one, target in zip(encoded, views.targets, strict=True)]
+        scored = [self._score_view(one, views, view) for view, one in enumerate(encoded)]
         loss = torch.stack([error for error, _ in scored]).mean()
         return ObjectiveOutput(
             loss=loss,
@@ -138,18 +140,16 @@ class MAE(Objective):
             reconstruction=torch.where(hidden, predicted, target)[:, :1],
         )
 
-    def _score_view(
-        self, encoded: Encoded, target: Float[Tensor, "b c x y z"]
-    ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
+    def _score_view(self, encoded: Encoded, views: Views, view: int) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
         """Loss, and the share of the hidden variance that is explained."""
         assert encoded.mask is not None
-        hidden = encoded.mask.flatten(1)
+        target, hidden = views.targets[view], encoded.mask.flatten(1)
         predicted, truth = self._predict(encoded, target), self._patches(target)
+        valid = valid_patches(views, view, self.mask_unit) if self.views.valid else None
         if self.normalise:
             truth, _, _ = normalise_patches(truth)
-        error = reconstruction_error(predicted, truth, self.kind)
-        loss = masked_mean(error, hidden) if self.masked_only else error.mean()
-        return loss, explained(predicted, truth, hidden)
+        loss = reconstruction_loss(predicted, truth, hidden if self.masked_only else None, self.kind, valid)
+        return loss, explained(predicted, truth, hidden, valid)
 
     def _predict(self, encoded: Encoded, like: Float[Tensor, "b c x y z"]) -> Float[Tensor, "b n p"]:
         """Every patch of a crop of the size of `like`."""

@@ -16,8 +16,17 @@ from fomo_ssl.core.types import Triple, Views, ViewSpec
 from fomo_ssl.encoders.base import Encoder, pad_to_multiple
 from fomo_ssl.heads.decoders import LightDecoder
 from fomo_ssl.layers.tokens import patchify, unpatchify
-from fomo_ssl.objectives.base import Encoded, Mask, Objective, ObjectiveOutput, Preview, mask_to_voxels, objectives
-from fomo_ssl.objectives.losses import ReconstructionLoss, embedding_std, explained, masked_mean, reconstruction_error
+from fomo_ssl.objectives.base import (
+    Encoded,
+    Mask,
+    Objective,
+    ObjectiveOutput,
+    Preview,
+    mask_to_voxels,
+    objectives,
+    valid_patches,
+)
+from fomo_ssl.objectives.losses import ReconstructionLoss, embedding_std, explained, reconstruction_loss
 from fomo_ssl.objectives.masking import hidden_count, mask_grid, random_mask
 
 _PREVIEWED = 4
@@ -32,6 +41,7 @@ class SimMIM(Objective):
         mask_ratio: hidden fraction.
         mask_unit: edge in voxels of a hidden cube; larger ones are harder, and need larger crops.
         loss: `l1` as in the paper, `smooth_l1` or `mse`.
+        loss_mask: leave voxels that do not count, such as a defaced region, out of the loss.
     """
 
     hides = reconstructs = True
@@ -43,8 +53,9 @@ class SimMIM(Objective):
         mask_ratio: float = 0.6,
         mask_unit: int = 8,
         loss: ReconstructionLoss = "l1",
+        loss_mask: bool = True,
     ) -> None:
-        super().__init__(encoder, ViewSpec())
+        super().__init__(encoder, ViewSpec(valid=loss_mask))
         self.mask_ratio, self.kind, self.mask_unit = mask_ratio, loss, (mask_unit,) * 3
         channels, last = encoder.in_channels, encoder.feature_info[-1]
         # A patch of voxels in front of a linear patch embedding is a mask token behind it.
@@ -65,8 +76,9 @@ class SimMIM(Objective):
         for view, (one, target) in enumerate(zip(encoded, views.targets, strict=True)):
             hidden = self._mask(views, view).flatten(1)
             predicted, truth = self._patches(self._predict(one, target)), self._patches(target)
-            errors.append(masked_mean(reconstruction_error(predicted, truth, self.kind), hidden))
-            shares.append(explained(predicted, truth, hidden))
+            valid = valid_patches(views, view, self.mask_unit) if self.views.valid else None
+            errors.append(reconstruction_loss(predicted, truth, hidden, self.kind, valid))
+            shares.append(explained(predicted, truth, hidden, valid))
         loss = torch.stack(errors).mean()
         return ObjectiveOutput(
             loss=loss,
