@@ -1,4 +1,7 @@
 import os
+import shutil
+import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -19,3 +22,20 @@ def real_data() -> Path:
     if not (root / "fomo_flat").is_dir():
         pytest.skip(f"real scans not found at {root}; set FOMO_SSL_TEST_DATA")
     return root
+
+
+@pytest.fixture(scope="session")
+def own_mounts() -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Runs a shell script that mounts what it likes, seen by nobody else; arguments are $1 and on."""
+    private = ["unshare", "--map-root-user", "--mount", "sh", "-c"]
+    allowed = (
+        shutil.which("unshare") and subprocess.run([*private, "mount -t tmpfs tmpfs /mnt"], check=False).returncode == 0
+    )
+    if not allowed:
+        pytest.skip("this system lets no user mount a file system of its own")
+
+    def run(script: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+        command = [*private, script, "sh", *map(str, arguments)]
+        return subprocess.run(command, check=False, capture_output=True, text=True)
+
+    return run

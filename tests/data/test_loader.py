@@ -5,6 +5,7 @@ import os
 import pickle
 import shutil
 import signal
+import sys
 from collections import deque
 
 import numpy as np
@@ -251,3 +252,38 @@ def test_previews_are_flagged_too(masked):
     assert (asked.flagged, plain.flagged) == (True, False)
     assert (asked.images[0] >= NOT_VALID).flatten(1).any(1).tolist() == [False, True]
     assert torch.equal(asked.images[0] & LEVELS, plain.images[0])
+
+
+def test_batches_do_not_need_room_in_dev_shm(store, own_mounts):
+    """Batches of 4 MB, with 64 kB of /dev/shm: what a container without --shm-size may have even less of."""
+    code = (
+        "import sys, numpy as np\n"
+        "from fomo_ssl.core.types import ViewSpec\n"
+        "from fomo_ssl.corpus.store import Store\n"
+        "from fomo_ssl.data.index import ScanIndex\n"
+        "from fomo_ssl.data.loader import make_loader\n"
+        "from fomo_ssl.data.sampling import Sampler\n"
+        "store = Store.open(sys.argv[1])\n"
+        "index = ScanIndex.of(store)\n"
+        "sampler = Sampler(index, np.arange(len(index)), ViewSpec(2, 'overlap'), (64, 64, 64), seed=0)\n"
+        "print(sum(len(b) for b in make_loader(store, sampler, batch_size=4, start=0, stop=40, workers=2)))\n"
+    )
+    script = 'mount -t tmpfs -o size=64k tmpfs /dev/shm && "$1" -c "$2" "$3"'
+    done = own_mounts(script, sys.executable, code, store.path)
+    assert done.stdout.strip() == "40", done.stderr
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_scan_that_goes_missing_while_batches_are_read_is_replaced(broken, sampler, workers):
+    met = []
+    loader = make_loader(broken, sampler, batch_size=2, start=0, stop=80, workers=workers, on_unreadable=met.append)
+    batches = iter(loader)
+    found = [next(batches)]
+    gone, cut = _file(broken, 0), _file(broken, 3)
+    gone.unlink()
+    cut.write_bytes(cut.read_bytes()[:100])
+    found += list(batches)
+    assert [number for batch in found for number in batch.indices.tolist()] == list(range(80))
+    assert {scan.error.where for scan in met} == {str(gone), str(cut)}
+    # Workers had read some batches ahead; from there on nobody got a crop of the two.
+    assert all(row not in batch.rows for batch in found[10:] for row in (0, 3))
