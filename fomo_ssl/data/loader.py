@@ -4,12 +4,12 @@ A scan that cannot be read is replaced by another draw, which is a function of (
 is reported, and too many of them end the loop.
 """
 
+import contextlib
 import math
 import signal
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import torch
@@ -183,21 +183,30 @@ class CropLoader(DataLoader[CropBatch]):
                 # Training waits for the device once a step, to look at the loss: copies of KEPT batches ago are done.
                 ring.pin()
         batches.ring = ring
-        for k, raw in enumerate(_named(super().__iter__())):
-            if isinstance(raw, StoreError):
-                raise raw
-            for scan in raw.unreadable:
-                if self.on_unreadable is not None:
-                    self.on_unreadable(scan)
-            images = raw.images if ring is None else ring.views(k, len(raw.requests))
-            assert images is not None
-            yield to_batch(batches.sampler.index, raw.requests, images, batches.sampler.views.valid)
+        with named_worker_death():
+            for k, raw in enumerate(super().__iter__()):
+                if isinstance(raw, StoreError):
+                    raise raw
+                for scan in raw.unreadable:
+                    if self.on_unreadable is not None:
+                        self.on_unreadable(scan)
+                images = raw.images if ring is None else ring.views(k, len(raw.requests))
+                assert images is not None
+                yield to_batch(batches.sampler.index, raw.requests, images, batches.sampler.views.valid)
 
 
-def _named(items: Iterator[Any]) -> Iterator[Any]:
-    """The items; a worker that died ends them with an error for people."""
+@contextlib.contextmanager
+def named_worker_death() -> Iterator[None]:
+    """Turn the death of a loader process into an error for people.
+
+    Torch notices it by a signal and raises in whatever the main process is at, which may as well be a backward pass as
+    the wait for a batch: whoever trains on a loader wraps the training in this, too.
+
+    Raises:
+        RunError: a loader process died.
+    """
     try:
-        yield from items
+        yield
     except RuntimeError as error:
         if "DataLoader worker" not in str(error):
             raise

@@ -13,6 +13,7 @@ import lightning as L
 from fomo_ssl.bundle import BundleConfig, InputContract, save_bundle
 from fomo_ssl.core.types import Triple
 from fomo_ssl.data.augment import Augmenter
+from fomo_ssl.data.loader import named_worker_death
 from fomo_ssl.objectives.base import Objective
 from fomo_ssl.training.callbacks.previews import Previews
 from fomo_ssl.training.callbacks.progress import ProgressBar
@@ -193,7 +194,8 @@ def _fit(run: Path, module: PretrainModule, source: CropSource, config: RunConfi
             options=config.trainer,
         )
         try:
-            trainer.fit(module, stream, ckpt_path=checkpoint)
+            with named_worker_death():
+                trainer.fit(module, stream, ckpt_path=checkpoint)
         except SystemExit as error:
             # Lightning turns an interrupt outside our handlers, such as a second Ctrl-C, into exit code 1.
             raise KeyboardInterrupt if isinstance(error.__context__, KeyboardInterrupt) else error from None

@@ -177,3 +177,19 @@ def test_nothing_opens(store: Path, tmp_path: Path, undisturbed: Callable[..., P
         file.write_bytes(b"")
     with pytest.raises(RunError, match="no checkpoint opens"):
         small_run(store, run, resume="auto", objective="mae", encoder="vit")
+
+
+def test_a_killed_loader_process_ends_the_run_in_one_line_and_it_resumes(
+    store: Path, tmp_path: Path, undisturbed: Callable[..., Path]
+) -> None:
+    run = tmp_path / "run"
+    arguments = {"objective": "hybrid", "encoder": "resenc", "workers": 2}
+    process = launch(store, run, **arguments)
+    await_checkpoint(process, run)
+    loaders = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    assert len(loaders) == 2
+    os.kill(int(loaders[0]), signal.SIGKILL)
+    process.join(240)
+    # Torch notices in whatever the run is at, a backward pass too: one line all the same.
+    assert process.exitcode == 2
+    assert finish(store, run, **arguments) == file_digests(undisturbed(**arguments) / "bundle")

@@ -6,11 +6,14 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 from training_runs import file_digests, small_run
 
 from fomo_ssl.core.errors import StoreError
+from fomo_ssl.core.types import CropBatch
 from fomo_ssl.corpus.store import Store
 from fomo_ssl.data.loader import UnreadableScan
+from fomo_ssl.training.module import PretrainModule
 from fomo_ssl.training.source import DataConfig
 from fomo_ssl.training.unreadable import UnreadableScans
 
@@ -59,3 +62,28 @@ def test_what_an_earlier_process_met_counts(tmp_path: Path) -> None:
     assert len(again) == 1
     with pytest.raises(StoreError, match="2 scans"):
         again(met("b"))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_scans_that_go_missing_under_a_run_are_replaced(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int
+) -> None:
+    """After the second step one scan is deleted and one cut short; the run goes on to its end without them."""
+    shutil.copytree(store, tmp_path / "store")
+    files = [tmp_path / "store" / name.as_py() for name in Store.open(tmp_path / "store").index.column("file")]
+    step = PretrainModule.training_step
+
+    def breaking(module: PretrainModule, batch: CropBatch, batch_idx: int) -> torch.Tensor:
+        if batch_idx == 2:
+            files[0].unlink()
+            files[1].write_bytes(files[1].read_bytes()[:50])
+        return step(module, batch, batch_idx)
+
+    monkeypatch.setattr(PretrainModule, "training_step", breaking)
+    small_run(tmp_path / "store", tmp_path / "run", data=DataConfig(held_out=0.0, workers=workers))
+    record = json.loads((tmp_path / "run/run.json").read_text())
+    assert record["status"] == "finished"
+    rows = list(csv.DictReader((tmp_path / "run/unreadable.csv").read_text().splitlines()))
+    assert record["unreadable_scans"] == len(rows) > 0
+    assert {row["file"] for row in rows} <= {str(file) for file in files[:2]}
+    assert (tmp_path / "run/bundle/config.json").is_file()
