@@ -15,6 +15,7 @@ from fomo_ssl.core.errors import ConfigError
 if TYPE_CHECKING:
     from fomo_ssl.data.augment import Augmenter
     from fomo_ssl.objectives.base import Objective
+    from fomo_ssl.training.callbacks.health import HealthConfig
     from fomo_ssl.training.optim import OptimConfig
     from fomo_ssl.training.run import PretrainResult, RunConfig
     from fomo_ssl.training.source import DataConfig
@@ -104,6 +105,7 @@ def build_run_config(config: Mapping[str, Any]) -> "RunConfig":
         checkpoint_every=integer(config["checkpoint_every"], "checkpoint_every"),
         preview_every=integer(config["preview_every"], "preview_every"),
         log_every=integer(config["log_every"], "log_every"),
+        health=build_health(config["health"]),
         trainer=dict(config["trainer"]),
         wandb=logger if logger.pop("name") == "wandb" else None,
     )
@@ -134,6 +136,24 @@ def build_data(values: Mapping[str, Any]) -> "DataConfig":
         crops_per_scan=integer(values["crops_per_scan"], "data.crops_per_scan"),
         workers=integer(values["workers"], "data.workers", 0),
         max_unreadable=integer(values["max_unreadable"], "data.max_unreadable", 0),
+    )
+
+
+def build_health(values: Mapping[str, Any]) -> "HealthConfig":
+    """The section `health`."""
+    from fomo_ssl.training.callbacks.health import HealthConfig
+
+    alarm: Any = choice(values["alarm"], "health.alarm", ("stop", "warn", "off"))
+    return HealthConfig(
+        enabled=bool(values["enabled"]),
+        every=integer(values["every"], "health.every"),
+        crops=integer(values["crops"], "health.crops"),
+        pictures=integer(values["pictures"], "health.pictures", 0),
+        alarm=alarm,
+        warmup=number(values["warmup"], "health.warmup"),
+        looks=integer(values["looks"], "health.looks"),
+        min_std=number(values["min_std"], "health.min_std"),
+        min_rankme=number(values["min_rankme"], "health.min_rankme"),
     )
 
 

@@ -54,6 +54,10 @@ class NonFiniteLossError(FomoSSLError):
     """The loss became NaN or infinite; names the scans of the batch."""
 
 
+class CollapseError(FomoSSLError):
+    """The embeddings of different scans have become the same; names the monitor and its value."""
+
+
 class Reason(enum.StrEnum):
     """Why a scan was rejected. Values are what `quarantine.csv` holds."""
 

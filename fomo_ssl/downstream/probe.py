@@ -20,6 +20,7 @@ from fomo_ssl.corpus.store import Store
 from fomo_ssl.downstream.metrics import METRICS
 from fomo_ssl.downstream.scores import Predictions, intervals
 from fomo_ssl.downstream.tasks import Task, load_task
+from fomo_ssl.training.probing import Kind, linear_model
 
 MAX_SCANS = 400
 """Scans of a store that are embedded, drawn with a fixed seed: enough for an interval, and soon done."""
@@ -80,7 +81,7 @@ def embed_case(encoder: ReleasedEncoder, images: Sequence[Path]) -> np.ndarray:
 
 
 def cross_validate(
-    features: np.ndarray, labels: np.ndarray, subjects: Sequence[str], kind: str
+    features: np.ndarray, labels: np.ndarray, subjects: Sequence[str], kind: Kind
 ) -> dict[str, np.ndarray]:
     """Columns of `Predictions`: every case predicted by a model that saw no scan of its subject.
 
@@ -94,15 +95,12 @@ def cross_validate(
     """
     if len(set(subjects)) < _MIN_SUBJECTS:
         raise TaskError(f"a probe needs {_MIN_SUBJECTS} subjects, there are {len(set(subjects))}")
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
-
     groups = np.unique(subjects, return_inverse=True)[1]
-    estimator, folds = (_ridge if kind == "regression" else _logistic)(labels, groups)
+    folds = _folds_of_subjects(groups) if kind == "regression" else _folds_of_classes(labels, groups)
     classes = 1 if kind == "regression" else int(labels.max()) + 1
     outputs = np.zeros((len(labels), classes))
     for train, test in folds.split(features, labels, groups):
-        model = make_pipeline(StandardScaler(), estimator).fit(features[train], labels[train])
+        model = linear_model(kind).fit(features[train], labels[train])
         if kind == "regression":
             outputs[test, 0] = model.predict(features[test])
         else:
@@ -113,29 +111,26 @@ def cross_validate(
     return {"target": labels, "prediction": outputs.argmax(axis=1).astype(float), **probabilities}
 
 
-def _ridge(labels: np.ndarray, groups: np.ndarray) -> tuple[Any, Any]:
-    """The model, which chooses its strength within each training fold, and the folds."""
-    from sklearn.linear_model import RidgeCV
+def _folds_of_subjects(groups: np.ndarray) -> Any:
     from sklearn.model_selection import GroupKFold
 
     count = len(np.unique(groups))
-    return RidgeCV(alphas=np.logspace(-1, 5, 13)), GroupKFold(count if count <= _LEAVE_ONE_OUT else 2 * _FOLDS)
+    return GroupKFold(count if count <= _LEAVE_ONE_OUT else 2 * _FOLDS)
 
 
-def _logistic(labels: np.ndarray, groups: np.ndarray) -> tuple[Any, Any]:
-    from sklearn.linear_model import LogisticRegression
+def _folds_of_classes(labels: np.ndarray, groups: np.ndarray) -> Any:
     from sklearn.model_selection import StratifiedGroupKFold
 
     smallest = min(len(np.unique(groups[labels == label])) for label in np.unique(labels))
     if smallest < 2 or len(np.unique(labels)) < 2:
         raise TaskError("a probe of classes needs two classes, and two subjects of each")
-    folds = StratifiedGroupKFold(min(_FOLDS, smallest), shuffle=True, random_state=0)
-    return LogisticRegression(C=0.1, max_iter=5000), folds
+    return StratifiedGroupKFold(min(_FOLDS, smallest), shuffle=True, random_state=0)
 
 
 def _probe_store(encoder: ReleasedEncoder, store: Store) -> ProbeResult:
     subjects = np.array([f"{d}/{s}" for d, s in zip(*(_column(store, c) for c in ("dataset", "subject")), strict=True)])
     labels: np.ndarray
+    kind: Kind
     classes, ages = np.array(_column(store, "sequence_class")), np.array(_column(store, "age"), np.float64)
     frequent = [k for k in np.unique(classes) if len(np.unique(subjects[classes == k])) >= _MIN_SUBJECTS]
     if len(frequent) > 1:

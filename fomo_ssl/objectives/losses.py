@@ -91,6 +91,29 @@ def embedding_std(embedding: Float[Tensor, "b e"]) -> Float[Tensor, ""]:
     return unit.std(dim=0, unbiased=False).mean() * math.sqrt(embedding.shape[1])
 
 
+def rankme(embedding: Float[Tensor, "n e"]) -> Float[Tensor, ""]:
+    """Effective number of dimensions in use, 1 to min(n, e) (RankMe, Garrido et al. 2023, arXiv 2210.02885, eq. 1).
+
+    The exponential of the entropy of the singular values as they are: a mean that all embeddings share counts as one
+    large dimension.
+    """
+    values = torch.linalg.svdvals(embedding.detach().float())
+    share = values / values.sum().clamp_min(1e-12) + 1e-7
+    rank: Tensor = (-(share * share.log()).sum()).exp()
+    return rank
+
+
+def participation_ratio(embedding: Float[Tensor, "n e"]) -> Float[Tensor, ""]:
+    """Effective number of dimensions around the mean, 1 to min(n - 1, e); 0 where all embeddings are equal.
+
+    (sum l)^2 / sum l^2 over the eigenvalues l of the covariance (Gao et al. 2017, doi 10.1101/214262).
+    """
+    centred = embedding.detach().float()
+    values = torch.linalg.svdvals(centred - centred.mean(dim=0)).square()
+    ratio: Tensor = values.sum().square() / values.square().sum().clamp_min(1e-30)
+    return ratio
+
+
 def explained(
     prediction: Float[Tensor, "b n p"],
     target: Float[Tensor, "b n p"],

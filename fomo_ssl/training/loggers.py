@@ -24,7 +24,8 @@ class MetricsFile(Logger):
     def __init__(self, path: Path, samples_seen: int = 0) -> None:
         super().__init__()
         self.path = path
-        rows = [row for row in read_metrics(path) if row["samples"] <= samples_seen]
+        # A run from the beginning writes its rows at 0 samples again.
+        rows = [row for row in read_metrics(path) if row["samples"] <= samples_seen] if samples_seen else []
         self._columns = list(dict.fromkeys([*FIRST, *(name for row in rows for name in row)]))
         self._write_all(rows)
 

@@ -11,10 +11,12 @@ from typing import Any
 import lightning as L
 
 from fomo_ssl.bundle import BundleConfig, InputContract, save_bundle
+from fomo_ssl.core.errors import CollapseError
 from fomo_ssl.core.types import Triple
 from fomo_ssl.data.augment import Augmenter
 from fomo_ssl.data.loader import named_worker_death
 from fomo_ssl.objectives.base import Objective
+from fomo_ssl.training.callbacks.health import Health, HealthConfig
 from fomo_ssl.training.callbacks.previews import Previews
 from fomo_ssl.training.callbacks.progress import ProgressBar
 from fomo_ssl.training.callbacks.recorder import Recorder
@@ -44,6 +46,7 @@ class RunConfig:
         precision: `auto` or one of Lightning's names.
         checkpoint_every, preview_every: samples between checkpoints, and between looks at held-out scans.
         log_every: steps between rows of the log.
+        health: looks at the encoder's embeddings, and the alarm.
         trainer: further arguments of Lightning's `Trainer`.
         wandb: arguments of Lightning's `WandbLogger`; None does not use it.
     """
@@ -58,6 +61,7 @@ class RunConfig:
     checkpoint_every: int = 10_000
     preview_every: int = 10_000
     log_every: int = 10
+    health: HealthConfig = field(default_factory=HealthConfig)
     trainer: Mapping[str, Any] = field(default_factory=dict)
     wandb: Mapping[str, Any] | None = None
 
@@ -113,6 +117,7 @@ def pretrain(
         StoreError, ConfigError: the store or a setting cannot be used.
         RunError: the folder holds something else, no checkpoint opens, or the disk is full.
         NonFiniteLossError: names the scans of the batch.
+        CollapseError: the alarm rang; a whole checkpoint is written before.
         KeyboardInterrupt, SystemExit: after SIGINT, and with 143 after SIGTERM; a whole checkpoint is written before.
     """
     options = check_options(config.trainer)
@@ -132,14 +137,18 @@ def pretrain(
         }
         write_record(run, record)
         module = PretrainModule(objective, augment, config.optim, config.steps, source.name_scans)
-        speed = _fit(run, module, source, config, precision)
+        try:
+            pace = _fit(run, module, source, config, precision)
+        except CollapseError as error:
+            write_record(run, record | {"status": "collapsed", "reason": str(error), "samples": module.samples_seen})
+            raise
         _release(run / "bundle", objective, source, full_recipe)
         losses = [row["loss"] for row in read_metrics(run / "metrics.csv") if "loss" in row]
         tenth = max(1, len(losses) // 10)
         record |= {
             "status": "finished",
             "samples": module.samples_seen,
-            "samples_per_second": speed,
+            **pace,
             "unreadable_scans": len(UnreadableScans(run, config.data.max_unreadable)),
             "loss_first": sum(losses[:tenth]) / tenth,
             "loss_last": sum(losses[-tenth:]) / tenth,
@@ -169,8 +178,8 @@ def _recipe(
     }
 
 
-def _fit(run: Path, module: PretrainModule, source: CropSource, config: RunConfig, precision: str) -> float:
-    """Train to the end of the budget from the newest whole checkpoint; returns samples/s."""
+def _fit(run: Path, module: PretrainModule, source: CropSource, config: RunConfig, precision: str) -> dict[str, float]:
+    """Train to the end of the budget from the newest whole checkpoint; returns samples/s, and seconds of all looks."""
     checkpoint = newest_checkpoint(run / "checkpoints", lambda line: print(line, file=sys.stderr))
     start = samples_of(checkpoint) if checkpoint else 0
     unreadable = UnreadableScans(run, config.data.max_unreadable)
@@ -181,8 +190,11 @@ def _fit(run: Path, module: PretrainModule, source: CropSource, config: RunConfi
     held_out = source.held_out_batch()
     if held_out is not None:
         callbacks.append(Previews(run / "previews", Augmenter("none")(held_out), config.preview_every))
+    health = _health(run, source, config, unreadable)
+    if health is not None:
+        callbacks.append(health)
     # Saving comes after everything whose state it saves, or whose files it must not run ahead of.
-    callbacks += [saving, ProgressBar(recorder, config.steps * config.batch_size)]
+    callbacks += [saving, ProgressBar(recorder, config.steps * config.batch_size, health)]
     seed_everything(config.seed)
     with quiet():
         trainer = build_trainer(
@@ -199,12 +211,28 @@ def _fit(run: Path, module: PretrainModule, source: CropSource, config: RunConfi
         except SystemExit as error:
             # Lightning turns an interrupt outside our handlers, such as a second Ctrl-C, into exit code 1.
             raise KeyboardInterrupt if isinstance(error.__context__, KeyboardInterrupt) else error from None
+    if health is not None and health.collapsed is not None:
+        raise health.collapsed
     if saving.stopped_by is not None and module.samples_seen < config.steps * config.batch_size:
         print(f"stopped after {module.samples_seen} samples; continue with resume=auto", file=sys.stderr)
         if saving.stopped_by == signal.SIGINT:
             raise KeyboardInterrupt
         raise SystemExit(128 + saving.stopped_by)
-    return recorder.samples_per_second
+    seconds = 0.0 if health is None else health.seconds
+    return {"samples_per_second": recorder.samples_per_second, "health_seconds": round(seconds, 3)}
+
+
+def _health(run: Path, source: CropSource, config: RunConfig, unreadable: UnreadableScans) -> Health | None:
+    if not config.health.enabled:
+        return None
+    return Health(
+        source,
+        config.health,
+        samples=config.steps * config.batch_size,
+        batch_size=config.batch_size,
+        folder=run / "previews",
+        on_unreadable=unreadable,
+    )
 
 
 def _release(path: Path, objective: Objective, source: CropSource, recipe: Mapping[str, Any]) -> None:

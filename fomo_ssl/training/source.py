@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from fomo_ssl.core.seeding import numpy_generator
 from fomo_ssl.core.types import CropBatch, Triple, ViewSpec
 from fomo_ssl.corpus.store import Store
 from fomo_ssl.data.index import ScanIndex, Split, excluded_scans, sampling_weights, select_sequences, split_by_subject
@@ -104,6 +105,31 @@ class CropSource:
             return None
         chosen = rows[np.unique(np.linspace(0, len(rows) - 1, PREVIEW_CROPS).round().astype(int))]
         return preview_batch(self.store, self.index, chosen, self.sampler.crop, self.sampler.views, seed=self.seed)
+
+    def looked_at(self, count: int) -> Split:
+        """Up to `count` scans of training subjects and as many of held-out ones, the same all through a run.
+
+        Every subject gives one scan before any gives a second, so that the scans are of as many subjects as there are.
+        """
+        drawn = []
+        for side, rows in (("train", self.split.train), ("held_out", self.split.held_out)):
+            shuffled = numpy_generator(self.seed, stream=f"health/{side}").permutation(rows)
+            by_subject = np.argsort(self.index.subject[shuffled], kind="stable")
+            _, starts, sizes = np.unique(
+                self.index.subject[shuffled][by_subject], return_index=True, return_counts=True
+            )
+            turn = np.empty(len(rows), dtype=np.int64)
+            turn[by_subject] = np.arange(len(rows)) - np.repeat(starts, sizes)
+            drawn.append(shuffled[np.argsort(turn, kind="stable")][:count])
+        return Split(*drawn)
+
+    def centre_crops(self, rows: np.ndarray) -> CropBatch:
+        """One crop of each row, at the centre of its foreground.
+
+        Raises:
+            StoreError: one of them cannot be read.
+        """
+        return preview_batch(self.store, self.index, rows, self.sampler.crop, seed=self.seed)
 
     def name_scans(self, batch: CropBatch) -> str:
         """dataset/subject/session/sequence of every scan of a batch."""

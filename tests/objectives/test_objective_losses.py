@@ -1,4 +1,5 @@
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -9,6 +10,8 @@ from fomo_ssl.objectives.losses import (
     explained,
     masked_mean,
     normalise_patches,
+    participation_ratio,
+    rankme,
     reconstruction_error,
 )
 
@@ -92,3 +95,29 @@ def test_embedding_std_tells_spread_from_collapse() -> None:
     generator = torch.Generator().manual_seed(0)
     assert embedding_std(torch.randn(512, 32, generator=generator)).item() == pytest.approx(1.0, abs=0.05)
     assert embedding_std(torch.ones(8, 32)).item() == pytest.approx(0.0, abs=1e-6)
+
+
+def test_rankme_equals_the_equation_of_its_paper() -> None:
+    z = torch.randn(30, 12, generator=torch.Generator().manual_seed(0)) + 2.0
+    total, entropy = sum(s.item() for s in torch.linalg.svdvals(z.double())), 0.0
+    for singular in torch.linalg.svdvals(z.double()).tolist():
+        p = singular / total + 1e-7
+        entropy -= p * math.log(p)
+    assert rankme(z).item() == pytest.approx(math.exp(entropy), rel=1e-5)
+
+
+def test_participation_ratio_equals_that_of_the_covariance() -> None:
+    z = torch.randn(30, 12, generator=torch.Generator().manual_seed(0)) * torch.linspace(0.1, 3.0, 12) + 5.0
+    eigenvalues = torch.linalg.eigvalsh(torch.cov(z.double().T))
+    expected = eigenvalues.sum() ** 2 / (eigenvalues**2).sum()
+    assert participation_ratio(z).item() == pytest.approx(expected.item(), rel=1e-4)
+
+
+@pytest.mark.parametrize("monitor", [rankme, participation_ratio])
+def test_ranks_count_the_dimensions_in_use(monitor: Callable[[torch.Tensor], torch.Tensor]) -> None:
+    generator = torch.Generator().manual_seed(0)
+    directions = torch.linalg.qr(torch.randn(64, 4, generator=generator)).Q
+    four = torch.randn(500, 4, generator=generator) @ directions.T
+    assert monitor(four).item() == pytest.approx(4.0, abs=0.1)
+    assert monitor(four + 1e-6 * torch.randn(500, 64, generator=generator)).item() == pytest.approx(4.0, abs=0.1)
+    assert monitor(torch.ones(20, 64)).item() <= 1.0 + 1e-3

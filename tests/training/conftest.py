@@ -3,6 +3,7 @@ from pathlib import Path
 import pytest
 
 from fomo_ssl.corpus.layouts import ScanRow
+from fomo_ssl.corpus.metadata import Metadata
 from fomo_ssl.corpus.store import StoreWriter
 from fomo_ssl.imaging.canonical import CanonicalSpec, canonicalise
 from fomo_ssl.synthetic.phantoms import phantom
@@ -18,4 +19,18 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
             for sequence in ("t1", "flair"):
                 row = ScanRow("site", f"sub_{subject}", "ses_1", sequence, f"sub_{subject}/{sequence}.nii.gz")
                 writer.add(row, canonicalise(phantom(subject, (24, 24, 24), sequence), spec))
+    return path
+
+
+@pytest.fixture(scope="session")
+def labelled_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Fourteen subjects, each with two sequences, a sex and an age; 16 voxels a side."""
+    path = tmp_path_factory.mktemp("labelled") / "store"
+    spec = CanonicalSpec(spacing=None)
+    with StoreWriter.create(path, spec) as writer:
+        for subject in range(14):
+            metadata = Metadata(age=20.0 + subject, sex="FM"[subject % 2])
+            for sequence in ("t1", "flair"):
+                row = ScanRow("site", f"sub_{subject}", "ses_1", sequence, f"sub_{subject}/{sequence}.nii.gz")
+                writer.add(row, canonicalise(phantom(subject, (16, 16, 16), sequence), spec), metadata)
     return path

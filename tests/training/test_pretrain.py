@@ -37,15 +37,17 @@ def test_root_keys_are_few_and_known() -> None:
     assert set(compose("pretrain", ["store=s"])) == {
         *("encoder", "objective", "augment", "data", "optim", "trainer", "logger"),
         *("store", "run", "resume", "seed", "crop", "batch_size", "budget", "precision"),
-        *("checkpoint_every", "preview_every", "log_every", "probe"),
+        *("checkpoint_every", "preview_every", "log_every", "health", "probe"),
     }
 
 
 def test_defaults_are_the_defaults_of_the_code() -> None:
+    from fomo_ssl.training.callbacks.health import HealthConfig
     from fomo_ssl.training.optim import OptimConfig
     from fomo_ssl.training.source import DataConfig
 
     config = build_run_config(compose("pretrain", ["store=s"]))
+    assert config.health == HealthConfig()
     assert config.optim == OptimConfig()
     assert config.data == DataConfig()
     assert config.samples == 1_000_000

@@ -15,6 +15,7 @@ import torch
 from training_runs import file_digests, small_run
 
 from fomo_ssl.core.errors import RunError, entry
+from fomo_ssl.training.callbacks.health import HealthConfig
 from fomo_ssl.training.checkpoint import checkpoint_files
 from fomo_ssl.training.loggers import read_metrics
 
@@ -140,6 +141,18 @@ def test_killed_in_every_kind_of_save(store: Path, tmp_path: Path, undisturbed: 
     for death in deaths:
         die(store, run, death, **arguments)
     assert finish(store, run, **arguments) == file_digests(undisturbed(**arguments) / "bundle")
+
+
+def test_the_alarm_counts_on_after_a_kill(store: Path, tmp_path: Path) -> None:
+    """Low at 0, 4, 8 samples, killed, low at 12 and 16: the fifth look in a row rings."""
+    arguments = {"health": HealthConfig(every=4, crops=2, pictures=0, warmup=0.0, looks=5, min_std=100.0)}
+    run = tmp_path / "run"
+    die(store, run, ("samples_000000000008.ckpt", "after"), **arguments)
+    process = launch(store, run, **arguments)
+    process.join(240)
+    assert process.exitcode == 2
+    record = json.loads((run / "run.json").read_text())
+    assert (record["status"], record["samples"]) == ("collapsed", 16)
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])

@@ -1,6 +1,7 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import matplotlib.image
 import numpy as np
@@ -13,6 +14,7 @@ from fomo_ssl.bundle import load_config, load_encoder
 from fomo_ssl.core.errors import ConfigError, RunError
 from fomo_ssl.objectives.base import Preview
 from fomo_ssl.synthetic.phantoms import phantom
+from fomo_ssl.training.callbacks.health import HealthConfig
 from fomo_ssl.training.callbacks.previews import draw_preview
 from fomo_ssl.training.loggers import read_metrics
 from fomo_ssl.training.record import changes, claim, digest, read_record, write_record
@@ -43,7 +45,8 @@ def test_the_run_directory(finished: PretrainResult) -> None:
     assert record["recipe_digest"] == digest(record["recipe"])
     assert {"torch", "revision", "device"} <= set(record["circumstances"])
     assert len(list((run / "checkpoints").iterdir())) == 2
-    assert len(list((run / "previews").iterdir())) == 2
+    assert len(list((run / "previews").glob("samples_*.png"))) == 2
+    assert {p.name for p in (run / "previews").glob("features_*")} == {f"features_{n:09d}.png" for n in (0, 12, 24)}
     assert list((run / "tensorboard").glob("events*"))
 
 
@@ -58,7 +61,8 @@ def test_the_log(finished: PretrainResult) -> None:
     rows = read_metrics(finished.run / "metrics.csv")
     assert [row["samples"] for row in rows if "loss" in row] == [8, 16, 24]
     assert [row["samples"] for row in rows if "held_out/loss" in row] == [12, 24]
-    assert {"lr", "grad_norm", "samples_per_second", "data_wait", "mae/loss"} <= set(rows[0])
+    assert [row["samples"] for row in rows if "health/rankme" in row] == [0, 12, 24]
+    assert {"lr", "grad_norm", "samples_per_second", "data_wait", "mae/loss"} <= set(rows[1])
     assert all(np.isfinite(value) for row in rows for value in row.values())
 
 
@@ -76,7 +80,8 @@ def test_the_bundle(finished: PretrainResult) -> None:
 
 
 def test_workers_and_log_do_not_change_the_result(store: Path, tmp_path: Path, finished: PretrainResult) -> None:
-    changed = {"workers": 1, "log_every": 5, "preview_every": 7, "checkpoint_every": 10}
+    changed: dict[str, Any] = {"workers": 1, "log_every": 5, "preview_every": 7, "checkpoint_every": 10}
+    changed["health"] = HealthConfig(enabled=False)
     again = small_run(store, tmp_path / "run", objective="hybrid", recipe={"objective": {"name": "hybrid"}}, **changed)
     assert file_digests(again.bundle) == file_digests(finished.bundle)
 
@@ -128,7 +133,7 @@ def test_wandb_writes_offline(store: Path, tmp_path: Path, monkeypatch: pytest.M
 
 def test_nobody_held_out(store: Path, tmp_path: Path, held_out: Callable[[float], dict[str, object]]) -> None:
     small_run(store, tmp_path / "run", samples=4, **held_out(0.0))
-    assert not (tmp_path / "run" / "previews").exists()
+    assert not list((tmp_path / "run" / "previews").glob("samples_*"))
 
 
 def test_excluded_scans_are_not_trained_on(store: Path, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 from fomo_ssl.data.augment import Augmenter
 from fomo_ssl.encoders import create_encoder
 from fomo_ssl.objectives import create_objective
+from fomo_ssl.training.callbacks.health import HealthConfig
 from fomo_ssl.training.checkpoint import seed_everything
 from fomo_ssl.training.run import PretrainResult, RunConfig, pretrain
 from fomo_ssl.training.source import DataConfig
@@ -27,9 +28,15 @@ def small_run(
     samples: int = 24,
     workers: int = 0,
     recipe: dict[str, Any] | None = None,
+    settings: dict[str, Any] | None = None,
     **changes: Any,
 ) -> PretrainResult:
-    """Pretrain for 12 steps of 2 crops of 16 voxels a side; keyword arguments change the run."""
+    """Pretrain for 12 steps of 2 crops of 16 voxels a side.
+
+    Args:
+        settings: of the objective.
+        changes: of the run.
+    """
     seed_everything(0)
     config = RunConfig(
         **{
@@ -40,6 +47,7 @@ def small_run(
             "checkpoint_every": 4,
             "preview_every": 12,
             "log_every": 4,
+            "health": HealthConfig(every=12, crops=2, pictures=1),
             "trainer": {"accelerator": "cpu"},
             **changes,
         }
@@ -47,7 +55,7 @@ def small_run(
     return pretrain(
         store=store,
         run=run,
-        objective=create_objective(objective, create_encoder(**ENCODERS[encoder])),
+        objective=create_objective(objective, create_encoder(**ENCODERS[encoder]), **(settings or {})),
         augment=Augmenter("all"),
         config=config,
         resume=resume,

@@ -10,6 +10,7 @@ import torch
 from fomo_ssl.core.types import CropBatch, Views
 from fomo_ssl.objectives.base import Preview
 from fomo_ssl.training.module import PretrainModule
+from fomo_ssl.training.pictures import grey_window, middle_slices, save_picture
 
 PARTS = ("target", "visible", "reconstruction")
 
@@ -59,41 +60,9 @@ class Previews(L.Callback):
 
 def draw_preview(preview: Preview, path: Path, samples: int = 4) -> None:
     """One row per sample: target, visible and reconstruction, each by its three orthogonal middle slices."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     parts = [getattr(preview, name)[:samples, 0].float().cpu().numpy() for name in PARTS]
-    rows = zip(*parts, strict=True)
-    picture = np.block([[_slices(volume, *_window(row[0])) for volume in row] for row in rows])
-    height, width = picture.shape
-    figure = Figure(figsize=(9, 9 * height / width + 0.3), dpi=100)
-    FigureCanvasAgg(figure)
-    # One image in one pair of axes: a grid of axes takes matplotlib a second.
-    ax = figure.add_axes((0.0, 0.0, 1.0, 1.0 - 0.3 / figure.get_figheight()))
-    ax.imshow(picture, cmap="gray", vmin=0.0, vmax=1.0, aspect="auto")
-    ax.set_axis_off()
-    for column, name in enumerate(PARTS):
-        ax.text((column + 0.5) / len(PARTS), 1.0, name, transform=ax.transAxes, ha="center", va="bottom", fontsize=9)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path)
-
-
-def _window(target: np.ndarray) -> tuple[float, float]:
-    """Grey range of a sample, from its target, so that the three parts compare."""
-    low, high = np.percentile(target, [0.5, 99.5])
-    return float(low), float(max(high, low + 1e-6))
-
-
-def _slices(volume: np.ndarray, low: float, high: float) -> np.ndarray:
-    """The middle slices across x, y and z side by side, framed to one size, as grey 0 to 1.
-
-    First axis of a slice to the right, second axis up.
-    """
-    side = max(volume.shape)
-    scaled = np.clip((volume - low) / (high - low), 0.0, 1.0)
-    framed = []
-    for axis in range(3):
-        middle = np.take(scaled, scaled.shape[axis] // 2, axis=axis).T[::-1]
-        spare = [side - size for size in middle.shape]
-        framed.append(np.pad(middle, [(s // 2 + 1, s - s // 2 + 1) for s in spare], constant_values=1.0))
-    return np.hstack(framed)
+    rows = []
+    for sample in zip(*parts, strict=True):
+        window = grey_window(sample[0])
+        rows.append([middle_slices(volume, *window) for volume in sample])
+    save_picture(np.block(rows), PARTS, path)

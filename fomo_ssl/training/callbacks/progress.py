@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from fomo_ssl.core.types import CropBatch
+from fomo_ssl.training.callbacks.health import Health
 from fomo_ssl.training.callbacks.recorder import Recorder
 from fomo_ssl.training.module import PretrainModule
 
@@ -15,10 +16,12 @@ LINES = 10
 
 
 class ProgressBar(L.Callback):
-    """Samples, loss, samples/s, data-wait share and time left, from what the recorder sent last."""
+    """Samples, loss, samples/s, data-wait share, one number of the last look at the embeddings, and time left."""
 
-    def __init__(self, recorder: Recorder, samples: int, console: Console | None = None) -> None:
-        self.recorder, self.samples = recorder, samples
+    def __init__(
+        self, recorder: Recorder, samples: int, health: Health | None = None, console: Console | None = None
+    ) -> None:
+        self.recorder, self.samples, self.health = recorder, samples, health
         self.console = console or Console(stderr=True)
         self._bar: Progress | None = None
         self._lines = 0
@@ -29,7 +32,7 @@ class ProgressBar(L.Callback):
         if self.console.is_terminal:
             self._bar = Progress(
                 TextColumn("{task.completed:,.0f}/{task.total:,.0f} samples"),
-                BarColumn(),
+                BarColumn(bar_width=20),
                 TextColumn("{task.fields[numbers]}"),
                 TimeElapsedColumn(),
                 TextColumn("left"),
@@ -49,7 +52,7 @@ class ProgressBar(L.Callback):
             self._bar.update(self._bar.task_ids[0], completed=seen, numbers=self._numbers())
         elif self.recorder.latest and seen * LINES // self.samples > self._lines:
             self._lines = seen * LINES // self.samples
-            self.console.print(f"{seen:,}/{self.samples:,} samples  {self._numbers()}", highlight=False)
+            self.console.print(f"{seen:,}/{self.samples:,} samples  {self._numbers()}", highlight=False, soft_wrap=True)
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         if self._bar is not None:
@@ -60,4 +63,5 @@ class ProgressBar(L.Callback):
         if not latest:
             return ""
         speed, wait = latest["samples_per_second"], latest["data_wait"]
-        return f"loss {latest['loss']:.4f}  {speed:.1f} samples/s  {wait:.0%} waiting for data"
+        numbers = f"loss {latest['loss']:.4f}  {speed:.1f} samples/s  {wait:.0%} waiting for data"
+        return f"{numbers}  {self.health.headline}" if self.health and self.health.headline else numbers

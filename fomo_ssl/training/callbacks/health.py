@@ -1,0 +1,196 @@
+"""Whether the encoder learns anything: probes, spread and pictures of its embeddings of fixed scans while it trains."""
+
+import math
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import numpy as np
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from fomo_ssl.core.errors import CollapseError, StoreError
+from fomo_ssl.core.types import CropBatch
+from fomo_ssl.data.augment import Augmenter
+from fomo_ssl.data.loader import UnreadableScan
+from fomo_ssl.objectives.losses import embedding_std, participation_ratio, rankme
+from fomo_ssl.training.callbacks.alarm import AlarmAction, CollapseAlarm
+from fomo_ssl.training.callbacks.features import draw_features, map_to_show
+from fomo_ssl.training.callbacks.probes import MIN_SUBJECTS, Probes
+from fomo_ssl.training.module import PretrainModule
+from fomo_ssl.training.source import CropSource
+
+MONITORS = {"embedding_std": embedding_std, "rankme": rankme, "participation_ratio": participation_ratio}
+
+
+@dataclass(frozen=True)
+class HealthConfig:
+    """How often and how closely a run is looked at; nothing here changes its result.
+
+    Attributes:
+        enabled: whether at all.
+        every: samples between looks; there is one before the first step and one at the end too.
+        crops: scans embedded at each look, of training subjects and again of held-out ones.
+        pictures: of these, how many are drawn with their features.
+        alarm: what happens at a collapse: `stop` the run, `warn` on standard error, or nothing (`off`).
+        warmup: share of the budget before which no look is counted.
+        looks: low looks in a row that make a collapse.
+        min_std: smallest spread of the unit-length embeddings, as a share of a full sphere's.
+        min_rankme: smallest RankMe: 1 is one direction.
+    """
+
+    enabled: bool = True
+    every: int = 10_000
+    crops: int = 128
+    pictures: int = 4
+    alarm: AlarmAction = "stop"
+    warmup: float = 0.1
+    looks: int = 3
+    min_std: float = 0.01
+    min_rankme: float = 1.05
+
+
+class Health(L.Callback):
+    """Looks before the first step, every `every` samples and at the end.
+
+    Sends `probe/...`, `health/embedding_std`, `health/rankme` and `health/participation_ratio` to the loggers, draws
+    `features_<n>.png`, and lets the alarm hear. Draws no random number and leaves no trace in the model.
+
+    Args:
+        source: the run's data.
+        config: how often and how closely.
+        samples: the budget.
+        batch_size: crops embedded at once.
+        folder: of the pictures.
+        on_unreadable: hears of scans that cannot be read, which are left out.
+
+    Attributes:
+        collapsed: the error to raise once the run has stopped.
+        headline: one number for the progress bar.
+        seconds: spent looking.
+    """
+
+    def __init__(
+        self,
+        source: CropSource,
+        config: HealthConfig,
+        *,
+        samples: int,
+        batch_size: int,
+        folder: Path,
+        on_unreadable: Callable[[UnreadableScan], None],
+    ) -> None:
+        self.source, self.config, self.batch_size, self.folder = source, config, batch_size, folder
+        self.on_unreadable = on_unreadable
+        drawn = source.looked_at(config.crops)
+        # Held-out scans first: they are the ones to draw.
+        self.rows = np.concatenate([drawn.held_out, drawn.train])
+        is_held_out = np.arange(len(self.rows)) < len(drawn.held_out)
+        self.probes = Probes.of(source.store, self.rows, source.index.subject[self.rows], is_held_out)
+        thresholds = {"embedding_std": config.min_std, "rankme": config.min_rankme}
+        self.alarm = CollapseAlarm(thresholds, config.warmup * samples, config.looks)
+        self.collapsed: CollapseError | None = None
+        self.headline, self.seconds = "", 0.0
+        self._plain = Augmenter("none")
+        self._looked_at = 0
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        assert isinstance(pl_module, PretrainModule)
+        self._looked_at = pl_module.samples_seen
+        lacking = self.probes.lacking()
+        if lacking:
+            what = f"no probe of {', '.join(lacking)}: fewer than {MIN_SUBJECTS} training or held-out subjects have it"
+            print(f"{what} (data.held_out, health.crops)", file=sys.stderr)
+        error = self.alarm.rings()
+        if error is not None and self.config.alarm == "stop":
+            # The run that is continued here had collapsed.
+            raise error
+        if pl_module.samples_seen == 0:
+            self._look(trainer, pl_module)
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: CropBatch, batch_idx: int
+    ) -> None:
+        assert isinstance(pl_module, PretrainModule)
+        seen = pl_module.samples_seen
+        due = seen // self.config.every > self._looked_at // self.config.every
+        if due or trainer.global_step >= pl_module.steps:
+            self._looked_at = seen
+            self._look(trainer, pl_module)
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.alarm.state_dict()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.alarm.load_state_dict(state_dict)
+
+    def _look(self, trainer: L.Trainer, module: PretrainModule) -> None:
+        began, seen, encoder = time.perf_counter(), module.samples_seen, module.objective.encoder
+        was_training = encoder.training
+        encoder.eval()
+        # The run's random states must not depend on whether anybody looks.
+        devices = [module.device] if module.device.type == "cuda" else []
+        with torch.random.fork_rng(devices), torch.no_grad(), trainer.precision_plugin.forward_context():
+            embeddings, places = self._embed(module)
+            is_finite = bool(embeddings.isfinite().all())
+            if self.config.pictures and is_finite:
+                self._draw(module)
+        encoder.train(was_training)
+        # Half precision may overflow on a scan that training did not meet: the alarm takes that for a collapse.
+        found = {name: float(monitor(embeddings)) if is_finite else math.nan for name, monitor in MONITORS.items()}
+        scores = self.probes.scores(embeddings.numpy(), places) if is_finite else {}
+        for logger in trainer.loggers:
+            logger.log_metrics({**scores, **{f"health/{name}": value for name, value in found.items()}}, step=seen)
+        self.headline = _headline(scores, found)
+        self.alarm.see(found, seen)
+        error = self.alarm.rings()
+        if error is not None and self.config.alarm == "warn":
+            print(f"warning: {error}", file=sys.stderr)
+        if error is not None and self.config.alarm == "stop":
+            # Not raised here: the checkpoint of this step is still to be written.
+            self.collapsed, trainer.should_stop = error, True
+        self.seconds += time.perf_counter() - began
+
+    def _embed(self, module: PretrainModule) -> tuple[Float[Tensor, "k e"], Int64[np.ndarray, "k"]]:
+        """Embeddings on the CPU in float32, and which of the rows could be read."""
+        found, places = [], []
+        for start in range(0, len(self.rows), self.batch_size):
+            images, read = self._images(module, np.arange(start, min(start + self.batch_size, len(self.rows))))
+            if len(read):
+                found.append(module.objective.encoder(images).float().cpu())
+                places.append(read)
+        return torch.cat(found), np.concatenate(places)
+
+    def _images(
+        self, module: PretrainModule, places: Int64[np.ndarray, "_"]
+    ) -> tuple[Float[Tensor, "b c x y z"], Int64[np.ndarray, "b"]]:
+        """Normalised centre crops of the readable scans among some, on the device."""
+        try:
+            batch = self.source.centre_crops(self.rows[places])
+        except StoreError as error:
+            if len(places) > 1:
+                parts = [self._images(module, places[i : i + 1]) for i in range(len(places))]
+                return torch.cat([images for images, _ in parts]), np.concatenate([read for _, read in parts])
+            self.on_unreadable(UnreadableScan(module.samples_seen, error))
+            nothing = torch.empty((0, 1, *self.source.sampler.crop), device=module.device)
+            return nothing, places[:0]
+        return self._plain(batch.to(module.device)).images[0], places
+
+    def _draw(self, module: PretrainModule) -> None:
+        images, read = self._images(module, np.arange(min(self.config.pictures, len(self.rows))))
+        if len(read):
+            features = map_to_show(module.objective.encoder.forward_features(images))
+            draw_features(images, features, self.folder / f"features_{module.samples_seen:09d}.png")
+
+
+def _headline(scores: dict[str, float], spread: dict[str, float]) -> str:
+    for label, unit in (("sequence", ""), ("sex", ""), ("age", " years")):
+        if f"probe/{label}_linear" in scores:
+            chance = scores[f"probe/{label}_baseline"]
+            return f"{label} {scores[f'probe/{label}_linear']:.2f}{unit} (chance {chance:.2f})"
+    return f"rankme {spread['rankme']:.1f}"
