@@ -13,8 +13,7 @@ from pathlib import Path
 
 from fomo_ssl.config import compose
 from fomo_ssl.pretrain import build_objective, build_run_config
-from fomo_ssl.training.loggers import read_metrics
-from fomo_ssl.training.record import read_record
+from fomo_ssl.training.reading import read_metrics, read_record
 from fomo_ssl.training.run import pretrain
 
 HEALTHY = ("mae", "simmim", "contrastive", "moco", "vicreg", "self_distillation")
@@ -23,19 +22,20 @@ COLLAPSING = {
     "self_distillation": ("objective.koleo=0", "objective.center_momentum=1", "objective.teacher_temperature=0.1"),
 }
 ENCODERS = ("vit_t_p8", "resenc_t")
-MONITORS = ("health/embedding_std", "health/participation_ratio", "health/rankme", "probe/sequence_linear")
+MONITORS = ("health/embedding_std", "health/rankme", "health/participation_ratio", "probe/sequence_linear")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--store", type=Path, required=True)
     parser.add_argument("--output", type=Path, required=True)
-    parser.add_argument("--samples", type=int, default=480)
+    parser.add_argument("--samples", type=int, default=240)
     parser.add_argument("--crop", type=int, default=32)
     parser.add_argument("--lr", type=float, default=3e-4)
+    parser.add_argument("--encoders", nargs="+", default=ENCODERS)
     options = parser.parse_args()
-    jobs = [(name, (), encoder) for encoder in ENCODERS for name in HEALTHY]
-    jobs += [(name, settings, encoder) for encoder in ENCODERS for name, settings in COLLAPSING.items()]
+    jobs = [(name, settings, encoder) for encoder in options.encoders for name, settings in COLLAPSING.items()]
+    jobs += [(name, (), encoder) for encoder in options.encoders for name in HEALTHY]
     lines = ["| objective | encoder | " + " | ".join(MONITORS) + " |", "|---" * (2 + len(MONITORS)) + "|"]
     for name, settings, encoder in jobs:
         rows = read_metrics(train(options, name, settings, encoder) / "metrics.csv")

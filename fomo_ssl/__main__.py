@@ -8,7 +8,18 @@ from pathlib import Path
 
 from fomo_ssl.core.errors import ConfigError, entry
 
-COMMANDS = ("preprocess", "data_report", "pretrain", "finetune", "evaluate", "predict", "embed", "demo", "doctor")
+COMMANDS = (
+    "preprocess",
+    "data_report",
+    "pretrain",
+    "run_report",
+    "finetune",
+    "evaluate",
+    "predict",
+    "embed",
+    "demo",
+    "doctor",
+)
 
 
 def usage() -> str:

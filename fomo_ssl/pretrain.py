@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from fomo_ssl.config import choice, hydra_main, integer, number, triple
-from fomo_ssl.core.errors import ConfigError
+from fomo_ssl.core.errors import CollapseError, ConfigError
 
 if TYPE_CHECKING:
     from fomo_ssl.data.augment import Augmenter
@@ -36,20 +36,27 @@ def main(config: dict[str, Any]) -> None:
     from fomo_ssl.corpus.store import Store
 
     Store.open(config["store"])  # a wrong path is an error at once, before Lightning's slow import
+    from fomo_ssl.report.training_page import write_training_report
     from fomo_ssl.training.run import pretrain
 
     resume: Any = choice(config["resume"], "resume", ("auto", "never"))
     run_config = build_run_config(config)
     objective, augment = build_objective(config, run_config.seed)
-    result = pretrain(
-        store=Path(config["store"]),
-        run=Path(config["run"] or default_run(config)),
-        objective=objective,
-        augment=augment,
-        config=run_config,
-        resume=resume,
-        recipe={"objective": config["objective"], "augment": config["augment"]},
-    )
+    run = Path(config["run"] or default_run(config))
+    try:
+        result = pretrain(
+            store=Path(config["store"]),
+            run=run,
+            objective=objective,
+            augment=augment,
+            config=run_config,
+            resume=resume,
+            recipe={"objective": config["objective"], "augment": config["augment"]},
+        )
+    except CollapseError:
+        write_training_report(run)
+        raise
+    write_training_report(run)
     print(describe(result))
     if config["probe"]["enabled"]:
         probe(result, config["probe"]["task"], Path(config["store"]))
@@ -152,7 +159,7 @@ def build_health(values: Mapping[str, Any]) -> "HealthConfig":
         alarm=alarm,
         warmup=number(values["warmup"], "health.warmup"),
         looks=integer(values["looks"], "health.looks"),
-        min_std=number(values["min_std"], "health.min_std"),
+        min_spread=number(values["min_spread"], "health.min_spread"),
         min_rankme=number(values["min_rankme"], "health.min_rankme"),
     )
 

@@ -9,6 +9,7 @@ from typing import Any
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 
 from fomo_ssl.core.files import write_text
+from fomo_ssl.training.reading import read_metrics
 
 FIRST = ("samples", "loss")
 
@@ -61,15 +62,6 @@ class MetricsFile(Logger):
         cells = [f"{row[name]:.8g}" if name in row else "" for name in self._columns]
         csv.writer(text, lineterminator="\n").writerow(cells)
         return text.getvalue()
-
-
-def read_metrics(path: Path) -> list[dict[str, float]]:
-    """The rows of a `metrics.csv` without their empty cells; a row cut short by a kill is left out."""
-    if not path.exists():
-        return []
-    text = path.read_text()
-    whole = text[: text.rfind("\n") + 1]
-    return [{k: float(v) for k, v in row.items() if v} for row in csv.DictReader(io.StringIO(whole))]
 
 
 def build_loggers(run: Path, samples_seen: int, wandb: Mapping[str, Any] | None = None) -> list[Logger]:

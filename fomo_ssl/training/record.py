@@ -14,6 +14,7 @@ import torch
 import fomo_ssl
 from fomo_ssl.core.errors import RunError
 from fomo_ssl.core.files import remove_strays, write_json
+from fomo_ssl.training.reading import read_record
 
 Resume = Literal["auto", "never"]
 
@@ -49,19 +50,6 @@ def claim(run: Path, recipe: Mapping[str, Any], resume: Resume) -> dict[str, Any
     if changed:
         way_out = "Give another run=, or these values as they were"
         raise RunError(f"holds a run with other values of {', '.join(changed)}", where=run, way_out=way_out)
-    return record
-
-
-def read_record(run: Path) -> dict[str, Any]:
-    """The contents of `run.json`.
-
-    Raises:
-        RunError: it is missing or damaged.
-    """
-    try:
-        record: dict[str, Any] = json.loads((run / "run.json").read_text())
-    except (OSError, ValueError) as error:
-        raise RunError("no run here: run.json is missing or damaged", where=run, way_out="Give another run=") from error
     return record
 
 

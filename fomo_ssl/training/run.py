@@ -22,9 +22,10 @@ from fomo_ssl.training.callbacks.progress import ProgressBar
 from fomo_ssl.training.callbacks.recorder import Recorder
 from fomo_ssl.training.callbacks.saving import Saving
 from fomo_ssl.training.checkpoint import newest_checkpoint, samples_of, seed_everything
-from fomo_ssl.training.loggers import build_loggers, read_metrics
+from fomo_ssl.training.loggers import build_loggers
 from fomo_ssl.training.module import PretrainModule
 from fomo_ssl.training.optim import OptimConfig
+from fomo_ssl.training.reading import read_metrics
 from fomo_ssl.training.record import Resume, circumstances, claim, digest, write_record
 from fomo_ssl.training.source import CropSource, DataConfig
 from fomo_ssl.training.trainer import build_trainer, check_options, choose_precision, quiet
@@ -133,6 +134,7 @@ def pretrain(
             **source.summary(),
             "recipe_digest": digest(full_recipe),
             "recipe": full_recipe,
+            "health": asdict(config.health),
             "circumstances": circumstances(),
         }
         write_record(run, record)

@@ -10,7 +10,7 @@ from typing import Any
 
 from fomo_ssl.core.errors import RunError
 from fomo_ssl.core.files import write_text
-from fomo_ssl.training.record import read_record
+from fomo_ssl.training.reading import read_record
 
 COLUMNS = (
     "run",

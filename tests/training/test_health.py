@@ -19,11 +19,11 @@ from fomo_ssl.training.callbacks.alarm import CollapseAlarm
 from fomo_ssl.training.callbacks.features import draw_features, map_to_show, principal_colours
 from fomo_ssl.training.callbacks.health import HealthConfig
 from fomo_ssl.training.checkpoint import checkpoint_files
-from fomo_ssl.training.loggers import read_metrics
 from fomo_ssl.training.optim import OptimConfig
+from fomo_ssl.training.reading import read_metrics
 from fomo_ssl.training.source import CropSource, DataConfig
 
-ALWAYS_LOW = HealthConfig(every=4, crops=2, pictures=0, warmup=0.0, looks=4, min_std=100.0)
+ALWAYS_LOW = HealthConfig(every=4, crops=2, pictures=0, warmup=0.0, looks=4, min_spread=100.0)
 
 
 @pytest.mark.parametrize(("objective", "encoder"), [("mae", "vit"), ("self_distillation", "resenc")])
@@ -37,7 +37,12 @@ def test_a_run_that_is_looked_at_ends_in_the_same_bundle(
     rows = [row for row in read_metrics(on.run / "metrics.csv") if "health/rankme" in row]
     assert [row["samples"] for row in rows] == [0, 4, 8]
     names = {f"probe/{label}_{kind}" for label in ("sequence", "age") for kind in ("linear", "knn", "baseline")}
-    assert names | {"health/embedding_std", "health/participation_ratio", "probe/age_knn_r2"} <= set(rows[0])
+    assert names | {
+        "health/embedding_std",
+        "health/relative_std",
+        "health/participation_ratio",
+        "probe/age_knn_r2",
+    } <= set(rows[0])
     assert rows[0] != rows[2]
     assert rows[0]["probe/sequence_baseline"] == 0.5
     assert not any(
@@ -58,14 +63,14 @@ def test_collapse_stops_the_run(store: Path, tmp_path: Path, capsys: pytest.Capt
         "preview_every": 1000,
     }
     run = tmp_path / "run"
-    health = HealthConfig(every=20, crops=4, pictures=0)
+    health = HealthConfig(every=10, crops=4, pictures=0)
     with pytest.raises(SystemExit) as stop:
         entry(small_run)(store, run, health=health, **arguments)
     assert stop.value.code == 2
     line = capsys.readouterr().err.splitlines()[-1]
     assert "collapsed after" in line
-    assert "embedding_std is" in line
-    assert "below 0.01 at 3 looks in a row" in line
+    assert "relative_std is" in line
+    assert "below 0.1 at 3 looks in a row" in line
     record = json.loads((run / "run.json").read_text())
     assert record["status"] == "collapsed"
     assert record["reason"] in line

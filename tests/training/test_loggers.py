@@ -1,6 +1,7 @@
 from pathlib import Path
 
-from fomo_ssl.training.loggers import MetricsFile, read_metrics
+from fomo_ssl.training.loggers import MetricsFile
+from fomo_ssl.training.reading import read_metrics
 
 
 def test_rows_are_there_at_once(tmp_path: Path) -> None:

@@ -81,6 +81,15 @@ def test_every_encoder_and_objective_has_a_configuration() -> None:
     assert options("objective") == list_objectives()
 
 
+def test_a_collapse_is_one_line_and_a_page(store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    alarm = ("health.min_spread=100", "health.warmup=0", "health.looks=2", "health.every=2", "health.crops=2")
+    with pytest.raises(SystemExit) as stop:
+        main([f"store={store}", f"run={tmp_path / 'run'}", *SMALL, *alarm])
+    assert stop.value.code == 2
+    assert capsys.readouterr().err.splitlines()[-1].startswith("fomo_ssl: collapsed after 2 samples")
+    assert "collapsed after 2 samples" in (tmp_path / "run" / "report.html").read_text()
+
+
 def test_the_command_line(
     store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -90,6 +99,7 @@ def test_the_command_line(
     config = load_config(Path("out/bundle"))
     assert config.encoder_args == {"channels": (4, 8), "blocks": (1, 1)}
     assert config.training["recipe"]["objective"]["name"] == "mae"
+    assert "4 of 4 samples" in Path("out/report.html").read_text()
     assert [p.name for p in tmp_path.iterdir()] == ["out"]
 
 

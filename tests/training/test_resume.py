@@ -17,7 +17,7 @@ from training_runs import file_digests, small_run
 from fomo_ssl.core.errors import RunError, entry
 from fomo_ssl.training.callbacks.health import HealthConfig
 from fomo_ssl.training.checkpoint import checkpoint_files
-from fomo_ssl.training.loggers import read_metrics
+from fomo_ssl.training.reading import read_metrics
 
 CONTEXT = multiprocessing.get_context("forkserver")
 # Imported once; every run is then a fork away.
@@ -145,7 +145,7 @@ def test_killed_in_every_kind_of_save(store: Path, tmp_path: Path, undisturbed: 
 
 def test_the_alarm_counts_on_after_a_kill(store: Path, tmp_path: Path) -> None:
     """Low at 0, 4, 8 samples, killed, low at 12 and 16: the fifth look in a row rings."""
-    arguments = {"health": HealthConfig(every=4, crops=2, pictures=0, warmup=0.0, looks=5, min_std=100.0)}
+    arguments = {"health": HealthConfig(every=4, crops=2, pictures=0, warmup=0.0, looks=5, min_spread=100.0)}
     run = tmp_path / "run"
     die(store, run, ("samples_000000000008.ckpt", "after"), **arguments)
     process = launch(store, run, **arguments)

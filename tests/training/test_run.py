@@ -16,8 +16,8 @@ from fomo_ssl.objectives.base import Preview
 from fomo_ssl.synthetic.phantoms import phantom
 from fomo_ssl.training.callbacks.health import HealthConfig
 from fomo_ssl.training.callbacks.previews import draw_preview
-from fomo_ssl.training.loggers import read_metrics
-from fomo_ssl.training.record import changes, claim, digest, read_record, write_record
+from fomo_ssl.training.reading import read_metrics, read_record
+from fomo_ssl.training.record import changes, claim, digest, write_record
 from fomo_ssl.training.run import PretrainResult
 from fomo_ssl.training.trainer import check_options, choose_precision
 

@@ -40,7 +40,8 @@ class HealthConfig:
         alarm: what happens at a collapse: `stop` the run, `warn` on standard error, or nothing (`off`).
         warmup: share of the budget before which no look is counted.
         looks: low looks in a row that make a collapse.
-        min_std: smallest spread of the unit-length embeddings, as a share of a full sphere's.
+        min_spread: smallest spread of the unit-length embeddings as a share of that at the first look: random weights
+            of a transformer begin near 0.8, those of a convolutional network near 0.05.
         min_rankme: smallest RankMe: 1 is one direction.
     """
 
@@ -51,15 +52,16 @@ class HealthConfig:
     alarm: AlarmAction = "stop"
     warmup: float = 0.1
     looks: int = 3
-    min_std: float = 0.01
+    min_spread: float = 0.1
     min_rankme: float = 1.05
 
 
 class Health(L.Callback):
     """Looks before the first step, every `every` samples and at the end.
 
-    Sends `probe/...`, `health/embedding_std`, `health/rankme` and `health/participation_ratio` to the loggers, draws
-    `features_<n>.png`, and lets the alarm hear. Draws no random number and leaves no trace in the model.
+    Sends `probe/...` and, under `health/`, `embedding_std`, `relative_std` (to the first look), `rankme` and
+    `participation_ratio` to the loggers, draws `features_<n>.png`, and lets the alarm hear. Draws no random number and
+    leaves no trace in the model.
 
     Args:
         source: the run's data.
@@ -92,12 +94,13 @@ class Health(L.Callback):
         self.rows = np.concatenate([drawn.held_out, drawn.train])
         is_held_out = np.arange(len(self.rows)) < len(drawn.held_out)
         self.probes = Probes.of(source.store, self.rows, source.index.subject[self.rows], is_held_out)
-        thresholds = {"embedding_std": config.min_std, "rankme": config.min_rankme}
+        thresholds = {"relative_std": config.min_spread, "rankme": config.min_rankme}
         self.alarm = CollapseAlarm(thresholds, config.warmup * samples, config.looks)
         self.collapsed: CollapseError | None = None
         self.headline, self.seconds = "", 0.0
         self._plain = Augmenter("none")
         self._looked_at = 0
+        self._first_std: float | None = None
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         assert isinstance(pl_module, PretrainModule)
@@ -124,10 +127,11 @@ class Health(L.Callback):
             self._look(trainer, pl_module)
 
     def state_dict(self) -> dict[str, Any]:
-        return self.alarm.state_dict()
+        return {"alarm": self.alarm.state_dict(), "first_std": self._first_std}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.alarm.load_state_dict(state_dict)
+        self.alarm.load_state_dict(state_dict["alarm"])
+        self._first_std = state_dict["first_std"]
 
     def _look(self, trainer: L.Trainer, module: PretrainModule) -> None:
         began, seen, encoder = time.perf_counter(), module.samples_seen, module.objective.encoder
@@ -143,6 +147,9 @@ class Health(L.Callback):
         encoder.train(was_training)
         # Half precision may overflow on a scan that training did not meet: the alarm takes that for a collapse.
         found = {name: float(monitor(embeddings)) if is_finite else math.nan for name, monitor in MONITORS.items()}
+        if self._first_std is None:
+            self._first_std = found["embedding_std"]
+        found["relative_std"] = found["embedding_std"] / max(self._first_std, 1e-12)
         scores = self.probes.scores(embeddings.numpy(), places) if is_finite else {}
         for logger in trainer.loggers:
             logger.log_metrics({**scores, **{f"health/{name}": value for name, value in found.items()}}, step=seen)
