@@ -150,9 +150,11 @@ def build_health(values: Mapping[str, Any]) -> "HealthConfig":
     """The section `health`."""
     from fomo_ssl.training.callbacks.health import HealthConfig
 
+    if not isinstance(values["enabled"], bool):
+        raise ConfigError(f"health.enabled={values['enabled']} is neither true nor false")
     alarm: Any = choice(values["alarm"], "health.alarm", ("stop", "warn", "off"))
     return HealthConfig(
-        enabled=bool(values["enabled"]),
+        enabled=values["enabled"],
         every=integer(values["every"], "health.every"),
         crops=integer(values["crops"], "health.crops"),
         pictures=integer(values["pictures"], "health.pictures", 0),

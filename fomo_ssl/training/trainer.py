@@ -105,6 +105,8 @@ def quiet() -> Iterator[None]:
             warnings.filterwarnings("ignore", message=".*does not have many workers.*")
             # A GPU may be there and not be wanted.
             warnings.filterwarnings("ignore", message="GPU available but not used.*")
+            # Looks at the run's health may be turned off between two processes of it.
+            warnings.filterwarnings("ignore", message="Be aware that when using `ckpt_path`.*'Health'")
             # Lightning 2.6 with torch 2.14.
             warnings.filterwarnings("ignore", message=".*LeafSpec.*is deprecated")
             yield

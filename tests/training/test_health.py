@@ -98,14 +98,15 @@ def test_the_alarm_may_only_warn(store: Path, tmp_path: Path, capsys: pytest.Cap
     assert [line.split()[3] for line in lines] == ["12", "16", "20", "24"]
 
 
-def test_a_collapsed_run_continues_where_the_alarm_only_warns(store: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("health", [HealthConfig(alarm="warn", crops=2), HealthConfig(enabled=False)])
+def test_a_collapsed_run_continues_without_the_alarm(store: Path, tmp_path: Path, health: HealthConfig) -> None:
     run = tmp_path / "run"
     with pytest.raises(CollapseError, match="after 12 samples"):
         small_run(store, run, health=ALWAYS_LOW)
-    warned = small_run(store, run, health=HealthConfig(alarm="warn", crops=2), resume="auto")
+    continued = small_run(store, run, health=health, resume="auto")
     assert json.loads((run / "run.json").read_text())["status"] == "finished"
     plain = small_run(store, tmp_path / "plain", health=HealthConfig(enabled=False))
-    assert file_digests(warned.bundle) == file_digests(plain.bundle)
+    assert file_digests(continued.bundle) == file_digests(plain.bundle)
 
 
 def test_unreadable_scans_are_left_out_of_looks(labelled_store: Path, tmp_path: Path) -> None:

@@ -81,6 +81,12 @@ def test_every_encoder_and_objective_has_a_configuration() -> None:
     assert options("objective") == list_objectives()
 
 
+@pytest.mark.parametrize("wrong", ["health.enabled=off", "health.alarm=loud", "health.every=0", "health.crops=x"])
+def test_wrong_health_settings_are_refused(wrong: str) -> None:
+    with pytest.raises(ConfigError, match=wrong.partition("=")[0].replace(".", r"\.")):
+        build_run_config(compose("pretrain", ["store=s", wrong]))
+
+
 def test_a_collapse_is_one_line_and_a_page(store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     alarm = ("health.min_spread=100", "health.warmup=0", "health.looks=2", "health.every=2", "health.crops=2")
     with pytest.raises(SystemExit) as stop:

@@ -165,13 +165,15 @@ class Health(L.Callback):
         self.seconds += time.perf_counter() - began
 
     def _embed(self, module: PretrainModule) -> tuple[Float[Tensor, "k e"], Int64[np.ndarray, "k"]]:
-        """Embeddings on the CPU in float32, and which of the rows could be read."""
+        """Embeddings on the CPU in float32, and which of the rows could be read; `StoreError` where none could."""
         found, places = [], []
         for start in range(0, len(self.rows), self.batch_size):
             images, read = self._images(module, np.arange(start, min(start + self.batch_size, len(self.rows))))
             if len(read):
                 found.append(module.objective.encoder(images).float().cpu())
                 places.append(read)
+        if not found:
+            raise StoreError("none of the scans to look at can be read", where=self.source.store.path)
         return torch.cat(found), np.concatenate(places)
 
     def _images(
