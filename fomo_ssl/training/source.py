@@ -129,7 +129,7 @@ class CropSource:
         Raises:
             StoreError: one of them cannot be read.
         """
-        return preview_batch(self.store, self.index, rows, self.sampler.crop, seed=self.seed)
+        return preview_batch(self.store, self.index, rows, self.sampler.crop, ViewSpec(), seed=self.seed)
 
     def name_scans(self, batch: CropBatch) -> str:
         """dataset/subject/session/sequence of every scan of a batch."""
