@@ -82,7 +82,7 @@ def build_objective(config: Mapping[str, Any], seed: int) -> "tuple[Objective, A
     encoder_args, objective_args = dict(config["encoder"]), dict(config["objective"])
     encoder = _built("encoder", create_encoder, encoder_args.pop("name"), **encoder_args)
     objective = _built("objective", create_objective, objective_args.pop("name"), encoder, **objective_args)
-    return objective, _built("augment", Augmenter, **config["augment"])
+    return objective, _built("augment", Augmenter, spec=objective.views, **config["augment"])
 
 
 def _built(group: str, builder: Callable[..., _T], *args: Any, **kwargs: Any) -> _T:

@@ -39,12 +39,17 @@ class ViewSpec:
             where the other session has it; both fall back to `overlap` (the batch says which it got in `paired`).
         min_overlap: least shared fraction of the crop's volume, 0 to 1.
         valid: whether `Views.valid` is wanted.
+        together: the spatial augmentation of a sample is the same for all its views, so that views of one region still
+            match voxel by voxel.
+        placed: `Views.placement` says where the views lie in their scans.
     """
 
     n: int = 1
     pairing: Pairing = "single"
     min_overlap: float = 0.4
     valid: bool = False
+    together: bool = False
+    placed: bool = False
 
 
 _Self = TypeVar("_Self", bound="_OnDevice")
@@ -64,11 +69,13 @@ class _OnDevice:
 def _move(value: object, device: torch.device | str, non_blocking: bool) -> object:
     if isinstance(value, Tensor):
         return value.to(device, non_blocking=non_blocking)
+    if isinstance(value, _OnDevice):
+        return value.to(device, non_blocking)
     return [_move(v, device, non_blocking) for v in value] if isinstance(value, list) else value
 
 
 def _pin(value: object) -> object:
-    if isinstance(value, Tensor):
+    if isinstance(value, Tensor | _OnDevice):
         return value.pin_memory()
     return [_pin(v) for v in value] if isinstance(value, list) else value
 
@@ -107,6 +114,21 @@ class CropBatch(_OnDevice):
 
 
 @dataclass
+class Placement(_OnDevice):
+    """Where places of a scan are found in its views, after crops were cut out, mirrored, turned, zoomed and bent.
+
+    Attributes:
+        origins: corner of each crop in voxels of its scan, as in `CropBatch`.
+        landmarks: where a lattice of n^3 points of each crop came to lie, in voxels of the view along x, y, z; points
+            that left the view lie outside it. The lattice reaches from the centre of the crop's first voxel to that
+            of its last along each axis; between its points, interpolate.
+    """
+
+    origins: Int64[Tensor, "v b 3"]
+    landmarks: Float32[Tensor, "v b 3 n n n"]
+
+
+@dataclass
 class Views(_OnDevice):
     """What an objective sees: augmented views, normalised float, on the device.
 
@@ -119,6 +141,7 @@ class Views(_OnDevice):
         paired: see `CropBatch`.
         valid: per view, True in voxels that count; None where all do. Defaced regions do not: what they show is no
             anatomy. They are not hidden from the encoder, only left out of losses.
+        placement: where the views lie in their scans; only where the objective's `ViewSpec` asks for it.
     """
 
     images: list[Float[Tensor, "b c x y z"]]
@@ -128,6 +151,7 @@ class Views(_OnDevice):
     sequences: Int64[Tensor, "v b"]
     paired: Bool[Tensor, "b"]
     valid: list[Bool[Tensor, "b 1 x y z"]] | None = None
+    placement: Placement | None = None
 
     def __len__(self) -> int:
         return len(self.keys)

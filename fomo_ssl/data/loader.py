@@ -18,8 +18,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from fomo_ssl.core.errors import RunError, StoreError
-from fomo_ssl.core.seeding import sample_key
-from fomo_ssl.core.types import CropBatch, Triple, ViewSpec
+from fomo_ssl.core.seeding import numpy_generator, sample_key
+from fomo_ssl.core.types import CropBatch, Triple
 from fomo_ssl.corpus.store import Store
 from fomo_ssl.data.index import ScanIndex
 from fomo_ssl.data.ring import Ring
@@ -254,22 +254,27 @@ def _start_worker(worker: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-def preview_batch(
-    store: Store, index: ScanIndex, rows: Int64[np.ndarray, "_"], crop: Triple, views: ViewSpec, *, seed: int = 0
-) -> CropBatch:
-    """Centre crops of the foreground of given (held-out) rows, all views alike: the same pictures all through a run.
+def preview_batch(store: Store, sampler: Sampler, rows: Int64[np.ndarray, "_"]) -> CropBatch:
+    """Centre crops of the foreground of given (held-out) rows: the same pictures all through a run.
+
+    Further views are the same crop again, or the second scans that the sampler's pairing asks for, where there are any
+    among its rows.
 
     Raises:
         StoreError: one of them cannot be read.
     """
+    index, crop, n = sampler.index, sampler.crop, sampler.views.n
     requests = []
     for place, row in enumerate(rows.tolist()):
         low, high = origin_range(index.shape[row], crop, index.box_lo[row], index.box_hi[row])
         middle = (low + high) // 2
-        origin = (int(middle[0]), int(middle[1]), int(middle[2]))
-        key = sample_key(seed, place, "preview")
-        requests.append(Request(place, key, (row,) * views.n, (origin,) * views.n, paired=True))
-    images = [torch.empty((len(requests), 1, *crop), dtype=torch.int16) for _ in range(views.n)]
+        partners = sampler.partners(numpy_generator(sampler.seed, place, "preview"), row, middle) if n > 1 else []
+        crops = [(row, middle), *(partners or [(row, middle)]) * n][:n]
+        origins = tuple((int(o[0]), int(o[1]), int(o[2])) for _, o in crops)
+        key = sample_key(sampler.seed, place, "preview")
+        paired = bool(partners) or sampler.views.pairing not in ("session", "subject")
+        requests.append(Request(place, key, tuple(r for r, _ in crops), origins, paired))
+    images = [torch.empty((len(requests), 1, *crop), dtype=torch.int16) for _ in range(n)]
     for place, request in enumerate(requests):
-        read_crops(store, request, crop, images, place, views.valid)
-    return to_batch(index, requests, images, views.valid)
+        read_crops(store, request, crop, images, place, sampler.views.valid)
+    return to_batch(index, requests, images, sampler.views.valid)

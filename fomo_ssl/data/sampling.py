@@ -85,8 +85,7 @@ class Sampler:
         anchor = self._draw_origin(rng, row)
         rows, origins, paired = [row], [anchor], True
         if self.views.n > 1 and self.views.pairing in ("session", "subject"):
-            find = self._same_region if self.views.pairing == "session" else self._same_place
-            partners = find(rng, row, anchor)
+            partners = self.partners(rng, row, anchor)
             paired = bool(partners)
             for view in range(self.views.n - 1 if paired else 0):
                 partner, origin = partners[view % len(partners)]
@@ -97,6 +96,17 @@ class Sampler:
             origins = self._overlapping(rng, row, anchor)
         triples = tuple((int(o[0]), int(o[1]), int(o[2])) for o in origins)
         return Request(i, sample_key(self.seed, i), tuple(rows), triples, paired)
+
+    def partners(
+        self, rng: np.random.Generator, row: int, anchor: Int64[np.ndarray, "3"]
+    ) -> list[tuple[int, Int64[np.ndarray, "3"]]]:
+        """Rows and corners of other scans for a crop of `row` at `anchor`, as the pairing wants them, in random order.
+
+        None where the pairing asks for no second scan, or there is none among the sampler's rows.
+        """
+        if self.views.pairing == "session":
+            return self._same_region(rng, row, anchor)
+        return self._same_place(rng, row, anchor) if self.views.pairing == "subject" else []
 
     def _row(self, sample: int, attempt: int) -> int:
         i = sample // self.crops_per_scan

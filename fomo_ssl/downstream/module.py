@@ -43,7 +43,7 @@ class FinetuneModule(L.LightningModule):
     def __init__(self, model: TaskModel, recipe: Recipe, validate: Callable[[TaskModel], float] | None = None) -> None:
         super().__init__()
         self.model, self.recipe, self.validate = model, recipe, validate
-        self.augment = Augmenter(recipe.augment, **recipe.switches)
+        self.augment = Augmenter(recipe.augment, None, **recipe.switches)
         self.curve: list[CurvePoint] = []
         self._averaged: list[Tensor] = []
 

@@ -191,7 +191,8 @@ def _fit(run: Path, module: PretrainModule, source: CropSource, config: RunConfi
     callbacks: list[L.Callback] = [recorder]
     held_out = source.held_out_batch()
     if held_out is not None:
-        callbacks.append(Previews(run / "previews", Augmenter("none")(held_out), config.preview_every))
+        look = Augmenter("none", module.objective.views)
+        callbacks.append(Previews(run / "previews", look(held_out), config.preview_every))
     health = _health(run, source, config, unreadable)
     if health is not None:
         callbacks.append(health)

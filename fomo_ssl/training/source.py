@@ -104,7 +104,8 @@ class CropSource:
         if len(rows) == 0:
             return None
         chosen = rows[np.unique(np.linspace(0, len(rows) - 1, PREVIEW_CROPS).round().astype(int))]
-        return preview_batch(self.store, self.index, chosen, self.sampler.crop, self.sampler.views, seed=self.seed)
+        sampler = Sampler(self.index, rows, self.sampler.views, self.sampler.crop, self.seed)
+        return preview_batch(self.store, sampler, chosen)
 
     def looked_at(self, count: int) -> Split:
         """Up to `count` scans of training subjects and as many of held-out ones, the same all through a run.
@@ -129,7 +130,7 @@ class CropSource:
         Raises:
             StoreError: one of them cannot be read.
         """
-        return preview_batch(self.store, self.index, rows, self.sampler.crop, ViewSpec(), seed=self.seed)
+        return preview_batch(self.store, Sampler(self.index, rows, ViewSpec(), self.sampler.crop, self.seed), rows)
 
     def name_scans(self, batch: CropBatch) -> str:
         """dataset/subject/session/sequence of every scan of a batch."""

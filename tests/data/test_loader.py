@@ -191,7 +191,9 @@ def test_a_killed_worker_ends_in_one_line(store, sampler):
 
 def test_previews_are_the_same_centre_crops_every_time(store, index):
     rows = np.array([4, 0, 9])
-    first, again = (preview_batch(store, index, rows, CROP, ViewSpec(2)) for _ in range(2))
+    sampler = Sampler(index, np.arange(len(index)), ViewSpec(n=2, pairing="overlap"), CROP, seed=0)
+    first, again = (preview_batch(store, sampler, rows) for _ in range(2))
+    assert first.paired.all()
     assert all(torch.equal(a, b) for a, b in zip(first.images, again.images, strict=True))
     assert first.rows.tolist() == [rows.tolist()] * 2
     centre = first.origins[0].numpy() + np.array(CROP) / 2
@@ -199,6 +201,20 @@ def test_previews_are_the_same_centre_crops_every_time(store, index):
     shape_middle = index.shape[rows] / 2
     expected = np.where(index.shape[rows] > np.array(CROP), middle, shape_middle)
     assert np.abs(centre - expected).max() <= 2
+
+
+def test_previews_of_pairs_show_the_second_sequence_where_there_is_one(store, index):
+    rows = np.arange(len(index))
+    batch = preview_batch(store, Sampler(index, rows, ViewSpec(n=2, pairing="session"), CROP, seed=0), rows)
+    first, second = batch.rows.numpy()
+    assert np.array_equal(first, rows)
+    found = batch.paired.numpy()
+    assert found.sum() > 0
+    assert np.array_equal(found, first != second)
+    assert np.array_equal(index.session[first], index.session[second])
+    alone = preview_batch(store, Sampler(index, rows[:1], ViewSpec(n=2, pairing="session"), CROP, seed=0), rows[:1])
+    assert alone.rows.tolist() == [[0], [0]]
+    assert not alone.paired.any()
 
 
 def test_a_batch_moves_as_one(store, sampler):

@@ -9,11 +9,19 @@ from torch import Tensor, nn
 
 from fomo_ssl.core.errors import ConfigError
 from fomo_ssl.core.seeding import fold
-from fomo_ssl.core.types import CropBatch, Views
+from fomo_ssl.core.types import CropBatch, Placement, Views, ViewSpec
 from fomo_ssl.corpus.codec import LEVELS, NOT_VALID
 from fomo_ssl.data.augment.params import Grid, Transform
 from fomo_ssl.data.augment.presets import INTENSITY, PRESETS, SPATIAL, TRANSFORMS, Values
-from fomo_ssl.data.augment.spatial import Affine, Elastic, Mode, combine, warp
+from fomo_ssl.data.augment.spatial import (
+    AffineParams,
+    ElasticParams,
+    Mode,
+    WarpParams,
+    combine,
+    landmarks,
+    warp,
+)
 
 Switch = bool | Mapping[str, Any]
 Record = dict[str, Any]
@@ -25,6 +33,8 @@ class Augmenter(nn.Module):
 
     Args:
         preset: `none`, `spatial`, `intensity` or `all`.
+        spec: what the objective asks of its views: whether they move together, and whether it wants to know where
+            they lie.
         switches: a transform by its name: False leaves it out, True takes the preset's values, a mapping replaces
             some of them.
 
@@ -32,8 +42,9 @@ class Augmenter(nn.Module):
         ConfigError: an unknown preset, transform or value.
     """
 
-    def __init__(self, preset: str = "all", **switches: Switch) -> None:
+    def __init__(self, preset: str = "all", spec: ViewSpec | None = None, **switches: Switch) -> None:
         super().__init__()
+        self.spec = spec or ViewSpec()
         self.spatial = _build(SPATIAL, preset, switches)
         self.intensity = _build(INTENSITY, preset, switches)
         unknown = switches.keys() - TRANSFORMS.keys()
@@ -48,12 +59,12 @@ class Augmenter(nn.Module):
         """
         # The one wait for the device; decisions and parameters then cost none.
         keys, spacing = batch.keys.cpu(), batch.spacing.cpu()
-        images, targets, records = [], [], []
+        images, targets, records, places = [], [], [], []
         valid: list[Tensor] | None = [] if batch.flagged else None
         with torch.autocast(batch.keys.device.type, enabled=False):
             for view, stored in enumerate(batch.images):
                 grid = Grid(stored.shape[2:], spacing)
-                spatial = _draw(self.spatial, keys, f"view{view}", grid)
+                spatial = _draw(self.spatial, keys, "view0" if self.spec.together else f"view{view}", grid)
                 intensity = _draw(self.intensity, keys, f"view{view}", grid)
                 if valid is not None:
                     counts = (stored < NOT_VALID).to(torch.float32)
@@ -62,7 +73,11 @@ class Augmenter(nn.Module):
                 targets.append(self._move(normalised(stored, batch.scale[view], batch.offset[view]), spatial))
                 images.append(self._shade(targets[view], intensity))
                 records.append(spatial | intensity)
+                if self.spec.placed:
+                    places.append(landmarks(grid.shape, spatial.get("flip"), _warp(spatial), len(batch)))
         views = Views(images, targets, batch.keys, batch.spacing, batch.sequences, batch.paired, valid)
+        if self.spec.placed:
+            views.placement = Placement(batch.origins, torch.stack(places).to(batch.keys.device, non_blocking=True))
         return views, records
 
     def forward(self, batch: CropBatch) -> Views:
@@ -100,12 +115,8 @@ class Augmenter(nn.Module):
         """The spatial part: flips, then affine and elastic in one interpolation."""
         if "flip" in record:
             x = self.spatial["flip"].apply(x, record["flip"])
-        if "affine" in record and "elastic" in record:
-            return warp(x, combine(record["affine"], record["elastic"]), mode)
-        for name, transform in self.spatial.items():
-            if isinstance(transform, Affine | Elastic):
-                x = transform.apply(x, record[name], mode)
-        return x
+        params = _warp(record)
+        return x if params is None else warp(x, params, mode)
 
     def _shade(self, x: Float[Tensor, "b c x y z"], record: Record) -> Tensor:
         """The intensity part, in the order of the table."""
@@ -125,6 +136,23 @@ def normalised(
 def _draw(transforms: Mapping[str, Transform], keys: Int64[Tensor, "b"], view: str, grid: Grid) -> Record:
     """Parameters of some transforms, each from a stream of its own."""
     return {name: transform.sample(fold(keys, f"{view}.{name}"), grid) for name, transform in transforms.items()}
+
+
+def _warp(record: Record) -> WarpParams | None:
+    """Affine and elastic part of what was drawn, as one warp."""
+    affine: AffineParams | None = record.get("affine")
+    elastic: ElasticParams | None = record.get("elastic")
+    if affine is not None:
+        b = len(affine.applied)
+    elif elastic is not None:
+        b = len(elastic.applied)
+    else:
+        return None
+    none = torch.zeros(b, dtype=torch.bool)
+    return combine(
+        affine or AffineParams(none, torch.eye(3).repeat(b, 1, 1)),
+        elastic or ElasticParams(none, torch.zeros(b, 3, 4, 4, 4)),
+    )
 
 
 def _build(table: Mapping[str, Values], preset: str, switches: Mapping[str, Switch]) -> dict[str, Transform]:

@@ -27,18 +27,33 @@ def bspline_matrix(size: int, cells: int, like: Tensor) -> Float[Tensor, "size c
 
     A field made of them is twice differentiable and never exceeds the largest of its control values.
     """
-    position = (torch.arange(size, device=like.device, dtype=like.dtype) + 0.5) * (cells / size)
-    cell = position.floor().clamp(max=cells - 1)
-    u = (position - cell)[:, None]
-    weights = torch.cat([(1 - u) ** 3, 3 * u**3 - 6 * u**2 + 4, -3 * u**3 + 3 * u**2 + 3 * u + 1, u**3], dim=1) / 6
-    matrix = torch.zeros(size, cells + 3, device=like.device, dtype=like.dtype)
-    return matrix.scatter(1, cell[:, None].long() + torch.arange(4, device=like.device), weights)
+    return bspline_rows((torch.arange(size, device=like.device, dtype=like.dtype) + 0.5) * (cells / size), cells)
+
+
+def bspline_rows(position: Float[Tensor, "... n"], cells: int) -> Float[Tensor, "... n control"]:
+    """Values of the cells + 3 uniform cubic B-splines at positions from 0 to `cells`."""
+    cell = position.floor().clamp(min=0, max=cells - 1)
+    u = (position - cell)[..., None]
+    weights = torch.cat([(1 - u) ** 3, 3 * u**3 - 6 * u**2 + 4, -3 * u**3 + 3 * u**2 + 3 * u + 1, u**3], dim=-1) / 6
+    rows = position.new_zeros(*position.shape, cells + 3)
+    return rows.scatter(-1, cell[..., None].long() + torch.arange(4, device=position.device), weights)
 
 
 def smooth_field(control: Float[Tensor, "b c gx gy gz"], shape: torch.Size) -> Float[Tensor, "b c x y z"]:
     """The cubic B-spline field of control values on a grid of voxels (x, y, z)."""
     matrices = [bspline_matrix(size, count - 3, control) for size, count in zip(shape, control.shape[2:], strict=True)]
     return separable(control, *matrices)
+
+
+def smooth_field_at(
+    control: Float[Tensor, "b c gx gy gz"], shape: torch.Size, points: Float[Tensor, "b n 3"]
+) -> Float[Tensor, "b n c"]:
+    """The same field at single points, in voxels from the centre of the grid; beyond its edge, as at the edge."""
+    size = torch.tensor(shape, device=points.device, dtype=points.dtype)
+    cells = [count - 3 for count in control.shape[2:]]
+    unit = ((points + size / 2) / size).clamp(0.0, 1.0)
+    x, y, z = (bspline_rows(unit[..., axis] * count, count) for axis, count in enumerate(cells))
+    return torch.einsum("bcijk,bni,bnj,bnk->bnc", control, x, y, z)
 
 
 def gaussian_matrix(size: int, sigma: Float[Tensor, "b"]) -> Float[Tensor, "b size size"]:

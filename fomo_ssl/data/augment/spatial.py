@@ -17,9 +17,12 @@ from torch import Tensor
 from fomo_ssl.core.errors import ConfigError
 from fomo_ssl.core.seeding import uniform
 from fomo_ssl.data.augment.params import Grid, Params, draw_applied, on_applied
-from fomo_ssl.data.augment.separable import smooth_field
+from fomo_ssl.data.augment.separable import smooth_field, smooth_field_at
 
 Mode = Literal["bilinear", "nearest"]
+
+_LANDMARKS = 9  # along each axis; two a cell of the default elastic field
+_INVERSIONS = 20  # steps of the fixed point; a field of the default amplitude needs about 10 for a hundredth of a voxel
 
 
 @dataclass(frozen=True)
@@ -178,3 +181,33 @@ def warp_grid(
         displacement = torch.einsum("bij,bjxyz->bixyz", to_unit, control)
         grid += smooth_field(displacement, shape).permute(0, 2, 3, 4, 1)
     return grid
+
+
+def landmarks(
+    shape: torch.Size, flip: FlipParams | None, warp: WarpParams | None, b: int
+) -> Float[Tensor, "b 3 n n n"]:
+    """Where a lattice of points of the crop is found after flips and a warp: see `Placement`.
+
+    The lattice goes from the first voxel's centre to the last's. Mirror images beyond an edge are not looked for.
+    """
+    half = (torch.tensor(shape) - 1) / 2
+    along = [torch.linspace(-float(h), float(h), _LANDMARKS) for h in half]
+    points = torch.cartesian_prod(*along).expand(b, -1, -1)
+    if flip is not None:
+        points = torch.where(flip.axes[:, None], -points, points)
+    if warp is not None:
+        points = unwarp(points, shape, warp)
+    return (points + half).transpose(1, 2).reshape(b, 3, *(_LANDMARKS,) * 3)
+
+
+def unwarp(points: Float[Tensor, "b n 3"], shape: torch.Size, params: WarpParams) -> Float[Tensor, "b n 3"]:
+    """Where points of the crop lie after `warp`, in voxels from the centre.
+
+    Solves points = matrix @ (y + field(y)) for y: the affine part at once, the field by fixed-point iteration, which
+    converges because the field cannot fold.
+    """
+    straight = torch.linalg.solve(params.matrix, points.transpose(1, 2)).transpose(1, 2)
+    found = straight
+    for _ in range(_INVERSIONS if bool(params.control.any()) else 0):
+        found = straight - smooth_field_at(params.control, shape, found)
+    return torch.where(params.applied[:, None, None], found, points)
