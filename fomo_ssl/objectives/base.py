@@ -14,10 +14,12 @@ from einops import repeat
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
+from fomo_ssl.core.errors import ConfigError
 from fomo_ssl.core.registry import Registry
 from fomo_ssl.core.types import Triple, Views, ViewSpec
 from fomo_ssl.encoders.base import Encoder, pad_to_multiple
 from fomo_ssl.layers.tokens import patchify
+from fomo_ssl.objectives.teacher import follow, slow_copy
 
 Mask = Bool[Tensor, "b gx gy gz"]
 """True = hidden, on the grid of mask units."""
@@ -33,6 +35,7 @@ class Encoded:
         tokens: encoded visible tokens (b, k, d), or None where voxels were masked.
         keep: flat grid indices of the visible tokens (b, k), or None.
         mask: what was hidden, or None.
+        taught: what the teacher made of the whole view, without gradients; None where the objective has no teacher.
     """
 
     embedding: Float[Tensor, "b e"]
@@ -40,6 +43,7 @@ class Encoded:
     tokens: Float[Tensor, "b k d"] | None = None
     keep: Int64[Tensor, "b k"] | None = None
     mask: Mask | None = None
+    taught: "Encoded | None" = None
 
 
 @dataclass
@@ -76,6 +80,9 @@ class Objective(nn.Module, ABC):
         views: what the data module has to serve.
         mask_unit: voxels per mask unit; the encoder's patch where tokens are dropped.
         hides: whether `masks` or `inputs` keep anything from the encoder.
+        recuts: whether `inputs` are other crops than the views, so that nobody else can score what was made of them.
+        teacher: a slow copy of the encoder, or None; shows in `Encoded.taught`.
+        momentum: share of itself that the teacher keeps at each step, or None.
         reconstructs: whether there is a `preview`.
     """
 
@@ -83,11 +90,23 @@ class Objective(nn.Module, ABC):
     views: ViewSpec
     mask_unit: Triple
     hides: bool = False
+    recuts: bool = False
     reconstructs: bool = False
+    teacher: Encoder | None
+    momentum: float | None
 
-    def __init__(self, encoder: Encoder, views: ViewSpec) -> None:
+    def __init__(self, encoder: Encoder, views: ViewSpec, momentum: float | None = None) -> None:
+        """Takes a teacher where `momentum` is given.
+
+        Raises:
+            ConfigError: a momentum outside [0, 1).
+        """
         super().__init__()
+        if momentum is not None and not 0.0 <= momentum < 1.0:
+            raise ConfigError(f"momentum {momentum} is out of range", way_out="0.99 is a good start")
         self.encoder, self.views, self.mask_unit = encoder, views, encoder.patch_size
+        self.momentum = momentum
+        self.teacher = None if momentum is None else slow_copy(encoder)
 
     def inputs(self, views: Views, step: int) -> list[Float[Tensor, "b c x y z"]]:
         """What the encoder is given in place of each view: a function of the views and their keys alone."""
@@ -101,14 +120,25 @@ class Objective(nn.Module, ABC):
     def score(self, encoded: list[Encoded], views: Views, step: int) -> ObjectiveOutput:
         """The loss from what the encoder made of each view."""
 
-    def forward(self, views: Views, step: int) -> ObjectiveOutput:
-        """Hide, encode each view once, score."""
+    def encode_views(self, views: Views, step: int) -> list[Encoded]:
+        """One pass over what is shown of each view, and one of the teacher over the whole view where there is one."""
         shown, hidden = self.inputs(views, step), self.masks(views, step)
         encoded = [encode(self.encoder, x, m, self.mask_unit) for x, m in zip(shown, hidden, strict=True)]
-        return self.score(encoded, views, step)
+        if self.teacher is not None:
+            self.teacher.eval()
+            with torch.no_grad():
+                for one, image in zip(encoded, views.images, strict=True):
+                    one.taught = encode(self.teacher, image, None, self.mask_unit)
+        return encoded
+
+    def forward(self, views: Views, step: int) -> ObjectiveOutput:
+        """Hide, encode each view once, score."""
+        return self.score(self.encode_views(views, step), views, step)
 
     def after_step(self, step: int) -> None:
         """Called after the optimizer's step: teachers and queues move here."""
+        if self.teacher is not None and self.momentum is not None:
+            follow(self.teacher, self.encoder, self.momentum)
 
     def preview(self, views: Views) -> Preview | None:
         """Pictures of the first samples, without gradients, where the objective reconstructs; call in eval mode."""
@@ -130,10 +160,14 @@ class Objective(nn.Module, ABC):
         self.load_state_dict(state, strict=False)
 
     def borrow_encoder(self) -> None:
-        """Keep the encoder as a plain reference, so that whoever composes this objective owns it alone."""
+        """Keep the encoder as a plain reference, so that whoever composes this objective owns it alone; no teacher.
+
+        Whoever composes objectives of one momentum has the teacher for all of them.
+        """
         encoder = self.encoder
-        del self.encoder
+        del self.encoder, self.teacher
         object.__setattr__(self, "encoder", encoder)
+        self.teacher = None
 
 
 def encode(encoder: Encoder, x: Float[Tensor, "b c x y z"], mask: Mask | None, unit: Triple) -> Encoded:

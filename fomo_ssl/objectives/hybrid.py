@@ -1,6 +1,8 @@
 """Several objectives over one pass of one encoder per view, summed with weights that may change over the run."""
 
-from collections.abc import Iterator, Mapping
+from bisect import bisect_right
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -12,16 +14,21 @@ from fomo_ssl.core.types import Views, ViewSpec
 from fomo_ssl.encoders.base import Encoder
 from fomo_ssl.objectives.base import Encoded, Mask, Objective, ObjectiveOutput, Preview, objectives
 
-Weight = float | int | Mapping[str, float | int]
-"""A constant, or a linear ramp {start, end, steps} that stays at `end`."""
+Weight = float | int | Mapping[str, float | int] | Sequence[Sequence[float | int]]
+"""A constant, a linear ramp {start, end, steps} that stays at `end`, or points [step, weight] joined by lines."""
 
 
 def weight_at(weight: Weight, step: int) -> float:
-    """The value of a weight at an optimizer step."""
-    if not isinstance(weight, Mapping):
+    """The value of a weight at an optimizer step; before the first and after the last point it stays as there."""
+    if isinstance(weight, Mapping):
+        weight = [[0, weight["start"]], [weight["steps"], weight["end"]]]
+    if not isinstance(weight, Sequence):
         return float(weight)
-    done = min(step / weight["steps"], 1.0)
-    return weight["start"] + (weight["end"] - weight["start"]) * done
+    after = bisect_right([at for at, _ in weight], step)
+    if after in (0, len(weight)):
+        return float(weight[min(after, len(weight) - 1)][1])
+    (start, low), (end, high) = weight[after - 1], weight[after]
+    return low + (high - low) * (step - start) / (end - start)
 
 
 def richest(specs: list[ViewSpec]) -> ViewSpec:
@@ -41,7 +48,24 @@ def richest(specs: list[ViewSpec]) -> ViewSpec:
         pairing=pairings.pop() if pairings else "single",
         min_overlap=max(spec.min_overlap for spec in specs),
         valid=any(spec.valid for spec in specs),
+        together=any(spec.together for spec in specs),
+        placed=any(spec.placed for spec in specs),
     )
+
+
+def one_momentum(members: Mapping[str, Objective]) -> float | None:
+    """The momentum of the teacher that all members with a teacher share.
+
+    Raises:
+        ConfigError: they keep different momenta.
+    """
+    momenta = {label: member.momentum for label, member in members.items() if member.momentum is not None}
+    if len(set(momenta.values())) > 1:
+        raise ConfigError(
+            f"members of a hybrid share one teacher, but ask for different momenta: {momenta}",
+            way_out="give every member the same momentum",
+        )
+    return next(iter(momenta.values()), None)
 
 
 @objectives.register("hybrid")
@@ -49,14 +73,16 @@ class Hybrid(Objective):
     """A weighted sum of objectives that share the encoder's passes.
 
     At most one member may hide part of the views; all members then score what the encoder made of the visible rest.
+    Members with a teacher share one, and its one pass per view.
 
     Args:
         encoder: any encoder that the members accept.
         members: arguments of each member under its label; the objective is the entry `name`, by default the label.
-        weights: per label, a number or a ramp {start, end, steps} in optimizer steps.
+        weights: per label, a number, a ramp {start, end, steps} in optimizer steps, or points [[step, weight], ...].
 
     Raises:
-        ConfigError: weights and members differ, two members hide something, or their pairings differ.
+        ConfigError: weights and members differ, two members hide something, a member cuts crops of its own, or pairings
+            or momenta differ.
     """
 
     def __init__(
@@ -70,7 +96,12 @@ class Hybrid(Objective):
         weights = weights or {"mae": 1.0, "contrastive": 0.1}
         _check_weights(members, weights)
         built = {label: _create(label, encoder, arguments) for label, arguments in members.items()}
-        super().__init__(encoder, richest([member.views for member in built.values()]))
+        recut = [label for label, member in built.items() if member.recuts]
+        if recut:
+            raise ConfigError(
+                f"member {recut[0]} of a hybrid cuts crops of its own and shares no pass", way_out="train with it alone"
+            )
+        super().__init__(encoder, richest([member.views for member in built.values()]), one_momentum(built))
         hiding = [label for label, member in built.items() if member.hides]
         if len(hiding) > 1:
             raise ConfigError(f"members {', '.join(hiding)} of a hybrid hide something", way_out="keep one of them")
@@ -116,7 +147,8 @@ class Hybrid(Objective):
         return total
 
     def after_step(self, step: int) -> None:
-        """Let every member move its teacher or queue."""
+        """Move the teacher, and let every member move its slow heads and queue."""
+        super().after_step(step)
         for _, member in self._each():
             member.after_step(step)
 
@@ -143,3 +175,13 @@ def _check_weights(members: Mapping[str, Mapping[str, Any]], weights: Mapping[st
                 f"weight of {label!r} is neither a number nor a ramp: {dict(weight)}",
                 way_out="a ramp has start, end and a positive number of steps",
             )
+        if isinstance(weight, Sequence) and not _rises(weight):
+            raise ConfigError(
+                f"weight of {label!r} is no row of points: {weight}",
+                way_out="points are [step, weight] with rising steps, such as [[0, 0.05], [5000, 0.95]]",
+            )
+
+
+def _rises(points: Sequence[Any]) -> bool:
+    pairs = bool(points) and all(isinstance(point, Sequence) and len(point) == 2 for point in points)
+    return pairs and all(before[0] < after[0] for before, after in pairwise(points))

@@ -6,7 +6,8 @@ arXiv 2104.02057). The queue gives thousands of negatives to the small batches t
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from jaxtyping import Float
+from torch import Tensor
 
 from fomo_ssl.core.errors import ConfigError
 from fomo_ssl.core.types import Pairing, Views, ViewSpec
@@ -48,13 +49,13 @@ class MoCo(Objective):
         projector_hidden: int = 2048,
         projector_dim: int = 128,
     ) -> None:
-        super().__init__(encoder, ViewSpec(n=2, pairing=pairing, min_overlap=min_overlap))
-        if temperature <= 0.0 or not 0.0 <= momentum < 1.0:
-            raise ConfigError(f"temperature {temperature} or momentum {momentum} is out of range")
-        self.temperature, self.momentum = temperature, momentum
+        super().__init__(encoder, ViewSpec(n=2, pairing=pairing, min_overlap=min_overlap), momentum)
+        if temperature <= 0.0:
+            raise ConfigError(f"temperature must be positive, got {temperature}", way_out="0.2 is a good start")
+        self.temperature = temperature
         self.projector = Projector(encoder.embed_dim, projector_hidden, projector_dim)
         self.predictor = Projector(projector_dim, projector_hidden, projector_dim)
-        self.teacher = slow_copy(nn.ModuleDict({"encoder": encoder, "projector": self.projector}))
+        self.slow_projector = slow_copy(self.projector)
         self.register_buffer("queue", torch.zeros(queue, projector_dim))
         # Rows of the queue that hold something; the oldest are at the end.
         self.register_buffer("filled", torch.zeros((), dtype=torch.int64))
@@ -62,9 +63,7 @@ class MoCo(Objective):
 
     def score(self, encoded: list[Encoded], views: Views, step: int) -> ObjectiveOutput:
         """Both directions between the first two views."""
-        self.teacher.eval()
-        with torch.no_grad():
-            keys = [self.teacher["projector"](self.teacher["encoder"](image)).float() for image in views.images[:2]]
+        keys = [self._project(one.taught) for one in encoded[:2]]
         losses, found = [], []
         for view, partner in ((0, 1), (1, 0)):
             query = self.predictor(self.projector(encoded[view].embedding))
@@ -93,10 +92,18 @@ class MoCo(Objective):
     @torch.no_grad()
     def after_step(self, step: int) -> None:
         """Move the teacher, and put its newest projections in front of the queue."""
-        follow(self.teacher["encoder"], self.encoder, self.momentum)
-        follow(self.teacher["projector"], self.projector, self.momentum)
+        super().after_step(step)
+        assert self.momentum is not None
+        follow(self.slow_projector, self.projector, self.momentum)
         if self._new is not None:
             size = len(self.queue)
             self.queue.copy_(torch.cat((self._new, self.queue))[:size])
             self.filled.add_(len(self._new)).clamp_(max=size)
             self._new = None
+
+    @torch.no_grad()
+    def _project(self, taught: Encoded | None) -> Float[Tensor, "b d"]:
+        """What the teacher says of a view."""
+        assert taught is not None
+        projected: Tensor = self.slow_projector(taught.embedding)
+        return projected.float()

@@ -77,20 +77,20 @@ class SelfDistillation(Objective):
         hidden: int = 1024,
         bottleneck: int = 256,
     ) -> None:
-        super().__init__(encoder, ViewSpec(n=2, pairing=pairing, min_overlap=min_overlap))
+        super().__init__(encoder, ViewSpec(n=2, pairing=pairing, min_overlap=min_overlap), momentum)
         if not 0.0 < mask_ratio < 1.0 or min(student_temperature, teacher_temperature) <= 0.0:
             raise ConfigError(f"mask_ratio {mask_ratio} or a temperature is out of range")
         last = encoder.feature_info[-1]
         self.mask_unit, self.mask_ratio = last.stride, mask_ratio
         self.weights = {"dino": dino, "ibot": ibot, "koleo": koleo}
         self.student_temperature, self.teacher_temperature = student_temperature, teacher_temperature
-        self.momentum, self.center_momentum = momentum, center_momentum
+        self.center_momentum = center_momentum
         self.mask_value = nn.Parameter(torch.zeros(encoder.in_channels, 1, 1, 1))
         sizes = (hidden, bottleneck, prototypes)
         self.heads = nn.ModuleDict(
             {"scan": PrototypeHead(encoder.embed_dim, *sizes), "patch": PrototypeHead(last.channels, *sizes)}
         )
-        self.teacher = slow_copy(nn.ModuleDict({"encoder": encoder, "heads": self.heads}))
+        self.slow_heads = slow_copy(self.heads)
         self.register_buffer("center", torch.zeros(prototypes))
         self.register_buffer("patch_center", torch.zeros(prototypes))
         self._new: tuple[Tensor, Tensor] | None = None
@@ -105,7 +105,7 @@ class SelfDistillation(Objective):
 
     def score(self, encoded: list[Encoded], views: Views, step: int) -> ObjectiveOutput:
         """The three terms over the first two views."""
-        outputs, patches = self._teach(views)
+        outputs, patches = self._teach(encoded)
         said = [self.heads["scan"](one.embedding) / self.student_temperature for one in encoded[:2]]
         taught = [self._sharpen(output, self.center) for output in outputs]
         dino = torch.stack([cross_entropy(said[1 - v], taught[v]).mean() for v in (0, 1)]).mean()
@@ -130,25 +130,23 @@ class SelfDistillation(Objective):
     @torch.no_grad()
     def after_step(self, step: int) -> None:
         """Move the teacher and the centres."""
-        follow(self.teacher["encoder"], self.encoder, self.momentum)
-        follow(self.teacher["heads"], self.heads, self.momentum)
+        super().after_step(step)
+        assert self.momentum is not None
+        follow(self.slow_heads, self.heads, self.momentum)
         if self._new is not None:
             for center, new in zip((self.center, self.patch_center), self._new, strict=True):
                 center.lerp_(new, 1.0 - self.center_momentum)
             self._new = None
 
     @torch.no_grad()
-    def _teach(self, views: Views) -> tuple[list[Tensor], list[Tensor]]:
+    def _teach(self, encoded: list[Encoded]) -> tuple[list[Tensor], list[Tensor]]:
         """Similarities of the first two whole views, and of every place of their last maps (b, n, k)."""
-        self.teacher.eval()
-        encoder, heads = self.teacher["encoder"], self.teacher["heads"]
-        assert isinstance(encoder, Encoder)
-        assert isinstance(heads, nn.ModuleDict)
-        outputs, patches = [], []
-        for image in views.images[:2]:
-            features = encoder.forward_features(image)
-            outputs.append(heads["scan"](encoder.pool(features)))
-            places = features[-1].flatten(2).transpose(1, 2)
+        heads, outputs, patches = self.slow_heads, [], []
+        for one in encoded[:2]:
+            assert one.taught is not None
+            assert one.taught.features is not None
+            outputs.append(heads["scan"](one.taught.embedding))
+            places = one.taught.features[-1].flatten(2).transpose(1, 2)
             patches.append(heads["patch"](places.flatten(0, 1)).unflatten(0, places.shape[:2]))
         means = (torch.cat(outputs), torch.cat(patches).flatten(0, 1))
         self._new = (gather_rows(means[0])[0].mean(0), gather_rows(means[1])[0].mean(0))
@@ -183,12 +181,14 @@ def cross_entropy(logits: Float[Tensor, "... k"], probability: Float[Tensor, "..
 
 
 def koleo(embedding: Float[Tensor, "n e"]) -> Float[Tensor, ""]:
-    """Minus the mean log distance to the nearest other embedding of unit length; 0 for a single one."""
-    if len(embedding) < 2:
-        return embedding.sum() * 0.0
+    """Minus the mean log distance to the nearest other embedding, of all ranks, of unit length; 0 for a single one."""
     with torch.autocast(embedding.device.type, enabled=False):
         unit = F.normalize(embedding.float(), dim=1)
+        everyone, start = gather_rows(unit)
+        if len(everyone) < 2:
+            return embedding.sum() * 0.0
+        own = start + torch.arange(len(unit), device=unit.device)
         # Distances of the nearest ones alone: the gradient of a distance to itself is not defined.
-        near = (unit @ unit.T).fill_diagonal_(-2.0).argmax(1).detach()
-        distance = (unit - unit[near]).square().sum(1).add(1e-8).sqrt()
+        near = (unit @ everyone.T).detach().scatter(1, own[:, None], -2.0).argmax(1)
+        distance = (unit - everyone[near]).square().sum(1).add(1e-8).sqrt()
     return -distance.log().mean()

@@ -95,8 +95,8 @@ def fusion_classes(
 
 
 def soft_dice_loss(probability: Float[Tensor, "b k x y z"], truth: Int64[Tensor, "b x y z"]) -> Float[Tensor, ""]:
-    """1 - Dice of the probabilities, mean over classes, voxels of the whole batch together."""
-    axes = (0, 2, 3, 4)
+    """1 - Dice of the probabilities, mean over classes and samples."""
+    axes = (2, 3, 4)
     expected = F.one_hot(truth, probability.shape[1]).movedim(-1, 1).to(probability.dtype)
     overlap = (probability * expected).sum(axes)
     return 1.0 - ((2.0 * overlap + 1.0) / (probability.sum(axes) + expected.sum(axes) + 1.0)).mean()

@@ -1,5 +1,6 @@
 import copy
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -70,6 +71,37 @@ def test_a_ramp_is_linear_and_stays_at_its_end(step: int, expected: float) -> No
     assert weight_at(0.3, step) == 0.3
 
 
+@pytest.mark.parametrize(
+    ("step", "expected"),
+    [(0, 0.05), (5000, 0.05), (15_000, 0.5), (25_000, 0.95), (60_000, 0.95), (85_000, 0.49), (10**6, 0.03)],
+)
+def test_points_are_joined_by_lines(step: int, expected: float) -> None:
+    points = [[5000, 0.05], [25_000, 0.95], [70_000, 0.95], [100_000, 0.03]]
+    assert weight_at(points, step) == pytest.approx(expected)
+
+
+def test_members_share_one_teacher_and_its_passes(
+    encoder: Encoder, make_views: MakeViews, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    objective = create_objective(
+        "hybrid",
+        encoder,
+        members={"mae": {}, "moco": {"queue": 0, "momentum": 0.9}, "self": {"name": "moco", "momentum": 0.9}},
+        weights={"mae": 1.0, "moco": 1.0, "self": 1.0},
+    )
+    teachers = [label for label in objective.state_dict() if "teacher" in label]
+    assert len(teachers) == len(encoder.state_dict())
+    assert all(label.startswith("teacher.") for label in teachers)
+    calls, original = [], objective.teacher.forward_features
+    monkeypatch.setattr(objective.teacher, "forward_features", lambda x: (calls.append(1), original(x))[1])
+    objective(make_views(n=2), 0)
+    assert len(calls) == 2
+    before = [p.clone() for p in objective.teacher.parameters()]
+    objective.after_step(0)
+    for old, new, p in zip(before, objective.teacher.parameters(), encoder.parameters(), strict=True):
+        torch.testing.assert_close(new, 0.9 * old + 0.1 * p)
+
+
 def test_a_ramp_reaches_the_loss(vit: Encoder, make_views: MakeViews) -> None:
     weights = {"mae": 1.0, "contrastive": {"start": 0.0, "end": 1.0, "steps": 4}}
     objective, views = create_objective("hybrid", vit, weights=weights).eval(), make_views(n=2)
@@ -81,6 +113,8 @@ def test_a_ramp_reaches_the_loss(vit: Encoder, make_views: MakeViews) -> None:
 def test_the_richest_views_serve_everyone() -> None:
     overlap = ViewSpec(n=2, pairing="overlap", min_overlap=0.6)
     assert richest([ViewSpec(), overlap]) == overlap
+    asking = richest([replace(overlap, placed=True), replace(overlap, together=True)])
+    assert asking == replace(overlap, placed=True, together=True)
     with pytest.raises(ConfigError, match="different pairings: overlap, session"):
         richest([overlap, ViewSpec(n=2, pairing="session")])
 
@@ -91,6 +125,15 @@ def test_the_richest_views_serve_everyone() -> None:
         ({"members": {"mae": {}}}, "weights for"),
         ({"weights": {"mae": 1.0, "contrastive": {"start": 0.0, "end": 1.0}}}, "neither a number nor a ramp"),
         ({"weights": {"mae": 1.0, "contrastive": {"start": 0.0, "end": 1.0, "steps": 0}}}, "positive number of steps"),
+        ({"weights": {"mae": 1.0, "contrastive": [[5, 0.1], [5, 0.2]]}}, "no row of points"),
+        ({"weights": {"mae": 1.0, "contrastive": [[5, 0.1, 2.0]]}}, "no row of points"),
+        (
+            {
+                "members": {"moco": {"momentum": 0.9}, "again": {"name": "moco", "momentum": 0.99}},
+                "weights": {"moco": 1.0, "again": 1.0},
+            },
+            "different momenta",
+        ),
         ({"members": {"mae": {}, "again": {"name": "mae"}}, "weights": {"mae": 1.0, "again": 1.0}}, "hide something"),
     ],
 )

@@ -18,7 +18,7 @@ def plain_loss(objective, views: Views, temperature: float) -> float:
     """The symmetric loss in loops of Python numbers."""
     unit = lambda rows: F.normalize(rows.detach().double(), dim=1).tolist()  # noqa: E731
     queries = [unit(objective.predictor(objective.projector(objective.encoder(image)))) for image in views.images]
-    keys = [unit(objective.teacher["projector"](objective.teacher["encoder"](image))) for image in views.images]
+    keys = [unit(objective.slow_projector(objective.teacher(image))) for image in views.images]
     old = unit(objective.queue[: int(objective.filled)]) if int(objective.filled) else []
     total = 0.0
     for view, partner in ((0, 1), (1, 0)):
@@ -45,7 +45,7 @@ def test_the_newest_lie_in_front_and_the_oldest_leave(vit: Encoder, make_views: 
     for step in range(3):
         views = make_views(n=2, first_key=10 * step)
         with torch.no_grad():
-            keys = [objective.teacher["projector"](objective.teacher["encoder"](image)) for image in views.images]
+            keys = [objective.slow_projector(objective.teacher(image)) for image in views.images]
         seen.insert(0, torch.cat(keys))
         objective(views, step)
         objective.after_step(step)
@@ -61,7 +61,7 @@ def test_the_teacher_follows_and_no_gradient_reaches_it(encoder: Encoder, make_v
         for p in objective.encoder.parameters():
             p.add_(1.0)
     objective.after_step(0)
-    moved = list(objective.teacher["encoder"].parameters())
+    moved = list(objective.teacher.parameters())
     for old, new, student in zip(before, moved, objective.encoder.parameters(), strict=False):
         torch.testing.assert_close(new, 0.9 * old + 0.1 * student)
     ids = {id(p) for p in objective.teacher.parameters()}
