@@ -128,16 +128,26 @@ class UNetDecoder(nn.Module):
         self.apply(init_convolution)
 
     def forward(
-        self, image: Float[Tensor, "b c x y z"], features: list[Float[Tensor, "b _ _ _ _"]]
+        self,
+        image: Float[Tensor, "b c x y z"],
+        features: list[Float[Tensor, "b _ _ _ _"]],
+        film: Sequence[Float[Tensor, "b _"]] | None = None,
     ) -> Float[Tensor, "b o x y z"]:
-        """Dense output of the image's size, whatever that is."""
+        """Dense output of the image's size, whatever that is.
+
+        `film` conditions the decoder: per level above the coarsest, (b, 2c) what its c maps are scaled by beside 1 and
+        shifted by, after the level's convolution (Perez et al. 2018, arXiv 1709.07871).
+        """
         x = self.fuse(torch.cat([features[i] for i in self.rungs[0].maps], dim=1))
-        for rung, up, mix in zip(self.rungs[1:], self.ups, self.mixes, strict=True):
+        for level, (rung, up, mix) in enumerate(zip(self.rungs[1:], self.ups, self.mixes, strict=True)):
             size = [-(-n // s) for n, s in zip(image.shape[2:], rung.stride, strict=True)]
             beside = [features[i] for i in rung.maps]
             if rung is self.rungs[-1] and self.image_stem is not None:
                 beside.append(self.image_stem(image))
             x = mix(torch.cat([_cut(up(x), size), *beside], dim=1))
+            if film is not None:
+                scale, shift = film[level].to(x.dtype)[..., None, None, None].chunk(2, dim=1)
+                x = x * (1.0 + scale) + shift
         out: Tensor = self.predict(x)
         return out
 

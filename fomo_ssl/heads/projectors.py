@@ -20,7 +20,7 @@ class Projector(nn.Module):
         )
         self.apply(init_transformer)
 
-    def forward(self, x: Float[Tensor, "b d"]) -> Float[Tensor, "b p"]:
-        """Project embeddings; not normalised."""
+    def forward(self, x: Float[Tensor, "*b d"]) -> Float[Tensor, "*b p"]:
+        """Project embeddings, or features at places; not normalised."""
         out: Tensor = self.layers(x)
         return out

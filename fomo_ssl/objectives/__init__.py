@@ -5,6 +5,7 @@ from typing import Any
 from fomo_ssl.encoders.base import Encoder
 from fomo_ssl.objectives.base import Objective, ObjectiveOutput, Preview, objectives
 from fomo_ssl.objectives.contrastive import Contrastive
+from fomo_ssl.objectives.denoising import Denoising
 from fomo_ssl.objectives.genesis import Genesis
 from fomo_ssl.objectives.hybrid import Hybrid
 from fomo_ssl.objectives.mae import MAE
@@ -17,6 +18,7 @@ from fomo_ssl.objectives.volume_fusion import VolumeFusion
 __all__ = [
     "MAE",
     "Contrastive",
+    "Denoising",
     "Genesis",
     "Hybrid",
     "MoCo",
