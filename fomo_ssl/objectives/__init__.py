@@ -11,8 +11,10 @@ from fomo_ssl.objectives.hybrid import Hybrid
 from fomo_ssl.objectives.mae import MAE
 from fomo_ssl.objectives.moco import MoCo
 from fomo_ssl.objectives.self_distillation import SelfDistillation
+from fomo_ssl.objectives.sequence_class import SequenceClass
 from fomo_ssl.objectives.simmim import SimMIM
 from fomo_ssl.objectives.vicreg import VICReg
+from fomo_ssl.objectives.voco import VoCo
 from fomo_ssl.objectives.volume_fusion import VolumeFusion
 
 __all__ = [
@@ -26,8 +28,10 @@ __all__ = [
     "ObjectiveOutput",
     "Preview",
     "SelfDistillation",
+    "SequenceClass",
     "SimMIM",
     "VICReg",
+    "VoCo",
     "VolumeFusion",
     "create_objective",
     "list_objectives",
