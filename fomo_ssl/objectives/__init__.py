@@ -3,8 +3,10 @@
 from typing import Any
 
 from fomo_ssl.encoders.base import Encoder
+from fomo_ssl.objectives.alignment import Alignment
 from fomo_ssl.objectives.base import Objective, ObjectiveOutput, Preview, objectives
 from fomo_ssl.objectives.contrastive import Contrastive
+from fomo_ssl.objectives.cross_sequence import CrossSequence
 from fomo_ssl.objectives.denoising import Denoising
 from fomo_ssl.objectives.genesis import Genesis
 from fomo_ssl.objectives.hybrid import Hybrid
@@ -19,7 +21,9 @@ from fomo_ssl.objectives.volume_fusion import VolumeFusion
 
 __all__ = [
     "MAE",
+    "Alignment",
     "Contrastive",
+    "CrossSequence",
     "Denoising",
     "Genesis",
     "Hybrid",

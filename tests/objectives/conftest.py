@@ -3,6 +3,7 @@ from collections.abc import Callable
 import pytest
 import torch
 import torch.nn.functional as F
+from plain_placement import as_cut
 
 from fomo_ssl.core.seeding import fold, normal
 from fomo_ssl.core.types import Views
@@ -15,7 +16,7 @@ def _smooth(keys: torch.Tensor, stream: str, size: tuple[int, int, int]) -> torc
 
 @pytest.fixture
 def make_views() -> Callable[..., Views]:
-    """Smooth volumes; the views of a sample share structure, and images are targets with other intensities."""
+    """Smooth volumes; a sample's views share structure and lie a voxel apart; images have other grey than targets."""
 
     def make(n: int = 1, batch: int = 4, size: tuple[int, int, int] = (24, 24, 24), first_key: int = 0) -> Views:
         keys = torch.arange(first_key, first_key + batch)
@@ -26,8 +27,9 @@ def make_views() -> Callable[..., Views]:
             targets=targets,
             keys=keys,
             spacing=torch.ones(batch, 3),
-            sequences=torch.ones(n, batch, dtype=torch.int64),
+            sequences=1 + torch.arange(batch).expand(n, -1) % 3,
             paired=torch.ones(batch, dtype=torch.bool),
+            placement=as_cut(torch.arange(n).view(n, 1, 1).repeat(1, batch, 3), size),
         )
 
     return make

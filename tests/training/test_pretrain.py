@@ -78,7 +78,11 @@ def test_every_encoder_and_objective_has_a_configuration() -> None:
     named = {compose("pretrain", ["store=s", f"encoder={name}"])["encoder"]["name"] for name in options("encoder")}
     assert named == set(options("encoder"))
     assert named <= set(list_encoders())
-    assert options("objective") == list_objectives()
+    presets = [name for name in options("objective") if name not in list_objectives()]
+    assert sorted([*list_objectives(), *presets]) == options("objective")
+    assert {compose("pretrain", ["store=s", f"objective={name}"])["objective"]["name"] for name in presets} == {
+        "hybrid"
+    }
 
 
 @pytest.mark.parametrize("wrong", ["health.enabled=off", "health.alarm=loud", "health.every=0", "health.crops=x"])
