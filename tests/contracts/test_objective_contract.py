@@ -1,67 +1,35 @@
-"""What every objective promises, for every registered one and four families of encoders."""
-
-from dataclasses import replace
+"""What every objective promises, for every registered one, every preset of a hybrid and four families of encoders."""
 
 import pytest
 import torch
-import torch.nn.functional as F
+from objective_cases import PRESETS, SMALL, build, make_views, reorder, settings
 
-from fomo_ssl.core.seeding import fold, normal
-from fomo_ssl.core.types import Views
 from fomo_ssl.encoders import create_encoder
 from fomo_ssl.objectives import Objective, create_objective, list_objectives
 
-SMALL = {
-    "vit_t_p8": {"dim": 48, "depth": 4, "heads": 2},
-    "resenc_t": {"channels": (8, 16, 32), "blocks": (1, 1, 1)},
-    "unet_t": {"channels": (8, 16, 32)},
-    # No map at full resolution; the second block of the first stage shifts its windows.
-    "swin_t": {"dim": 12, "depths": (2, 1), "heads": (2, 4), "window": 2},
-}
+CASES = [(name, family) for name in list_objectives() for family in SMALL]
+# Presets add no code of their own: one encoder that drops tokens and one that cannot are enough.
+CASES += [(name, family) for name in PRESETS for family in ("vit_t_p8", "resenc_t")]
 
 
-def build(name: str, encoder: str, seed: int = 0) -> Objective:
-    torch.manual_seed(seed)
-    return create_objective(name, create_encoder(encoder, **SMALL[encoder]))
-
-
-def make_views(n: int, batch: int = 4, size: int = 16) -> Views:
-    keys = torch.arange(batch)
-    shared = F.interpolate(normal(keys, 1, 4, 4, 4), size=size, mode="trilinear")
-    targets = [shared + 0.3 * normal(fold(keys, f"view {view}"), 1, size, size, size) for view in range(n)]
-    return Views(
-        images=[1.1 * target for target in targets],
-        targets=targets,
-        keys=keys,
-        spacing=torch.ones(batch, 3),
-        sequences=torch.zeros(n, batch, dtype=torch.int64),
-        paired=torch.ones(batch, dtype=torch.bool),
-    )
-
-
-def reorder(views: Views, order: list[int]) -> Views:
-    return replace(
-        views,
-        images=[image[order] for image in views.images],
-        targets=[target[order] for target in views.targets],
-        keys=views.keys[order],
-        sequences=views.sequences[:, order],
-    )
-
-
-@pytest.fixture(params=list_objectives())
-def name(request: pytest.FixtureRequest) -> str:
-    return request.param
-
-
-@pytest.fixture(params=list(SMALL))
-def family(request: pytest.FixtureRequest) -> str:
+@pytest.fixture(params=CASES, ids="-".join)
+def case(request: pytest.FixtureRequest) -> tuple[str, str]:
     return request.param
 
 
 @pytest.fixture
-def objective(name: str, family: str) -> Objective:
-    return build(name, family)
+def name(case: tuple[str, str]) -> str:
+    return case[0]
+
+
+@pytest.fixture
+def family(case: tuple[str, str]) -> str:
+    return case[1]
+
+
+@pytest.fixture
+def objective(case: tuple[str, str]) -> Objective:
+    return build(*case)
 
 
 def test_output_is_a_finite_float32_scalar_with_named_parts(objective: Objective) -> None:
@@ -98,7 +66,7 @@ def test_the_order_of_samples_does_not_matter(objective: Objective) -> None:
 
 def test_the_encoder_is_the_one_passed_in(name: str, family: str) -> None:
     encoder = create_encoder(family, **SMALL[family])
-    objective = create_objective(name, encoder)
+    objective = create_objective(encoder=encoder, **settings(name))
     assert objective.encoder is encoder
     assert sum(p.numel() for p in encoder.parameters()) == sum(
         p.numel() for label, p in objective.named_parameters() if label.startswith("encoder.")
