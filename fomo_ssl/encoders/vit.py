@@ -12,6 +12,7 @@ from torch.utils.checkpoint import checkpoint
 from fomo_ssl.core.types import FeatureInfo, Triple
 from fomo_ssl.encoders.base import Encoder, crop_maps, pad_to_multiple, register_encoder
 from fomo_ssl.encoders.presets import VIT
+from fomo_ssl.layers.linear import linear
 from fomo_ssl.layers.tokens import all_tokens, gather_tokens, patchify, token_coordinates
 from fomo_ssl.layers.transformer import Block, init_transformer, rotary_angles
 
@@ -33,7 +34,7 @@ class PatchEmbed(nn.Module):
 
     def forward(self, patches: Float[Tensor, "b k v"]) -> Float[Tensor, "b k d"]:
         """Tokens from patches of v = c * px * py * pz values."""
-        return F.linear(patches, self.weight.flatten(1), self.bias)
+        return linear(patches, self.weight.flatten(1), self.bias)
 
 
 class ViT(Encoder):

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from fomo_ssl.core.types import FeatureInfo, Triple
 from fomo_ssl.heads.ladder import ladder, step
 from fomo_ssl.layers.convolution import ConvNorm, init_convolution
+from fomo_ssl.layers.linear import Linear
 from fomo_ssl.layers.tokens import all_tokens, patchify, token_coordinates, unpatchify
 from fomo_ssl.layers.transformer import Block, init_transformer, rotary_angles
 
@@ -38,10 +39,10 @@ class TokenDecoder(nn.Module):
         dim = dim or encoder_dim // 2
         heads = heads or max(1, dim // 32)
         self.head_dim = dim // heads
-        self.embed = nn.Linear(encoder_dim, dim)
+        self.embed = Linear(encoder_dim, dim)
         self.blocks = nn.ModuleList(Block(dim, heads, mlp_ratio) for _ in range(depth))
         self.norm = nn.LayerNorm(dim)
-        self.predict = nn.Linear(dim, patch_voxels)
+        self.predict = Linear(dim, patch_voxels)
         self.apply(init_transformer)
         self.mask_token = nn.Parameter(torch.empty(1, 1, dim).normal_(std=0.02))
 

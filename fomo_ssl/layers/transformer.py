@@ -5,9 +5,11 @@ any subset of its tokens.
 """
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
+
+from fomo_ssl.layers.attention import attend
+from fomo_ssl.layers.linear import Linear
 
 Rotary = tuple[Float[Tensor, "#b n p"], Float[Tensor, "#b n p"]]
 """Cosine and sine of each token's rotation angles, float32; batch 1 where all samples share them."""
@@ -35,9 +37,10 @@ def rotate(x: Float[Tensor, "b h n d"], rotary: Rotary) -> Float[Tensor, "b h n 
     """Turn channel pairs (i, i + p) by the tokens' angles, in float32; the result has the type of x."""
     cos, sin = (table[:, None] for table in rotary)
     pairs = cos.shape[-1]
-    first, second, rest = x[..., :pairs], x[..., pairs : 2 * pairs], x[..., 2 * pairs :]
-    turned = torch.cat((first * cos - second * sin, first * sin + second * cos), dim=-1)
-    return torch.cat((turned.to(x.dtype), rest), dim=-1)
+    # One conversion and one split: slices would each fill a gradient of the whole size with zeros.
+    first, second, rest = x.float().split((pairs, pairs, x.shape[-1] - 2 * pairs), dim=-1)
+    turned = torch.cat((first * cos - second * sin, first * sin + second * cos, rest), dim=-1)
+    return turned.to(x.dtype)
 
 
 class Attention(nn.Module):
@@ -48,13 +51,13 @@ class Attention(nn.Module):
         if dim % heads:
             raise ValueError(f"width {dim} is no multiple of {heads} heads")
         self.heads = heads
-        self.qkv = nn.Linear(dim, 3 * dim)
-        self.proj = nn.Linear(dim, dim)
+        self.qkv = Linear(dim, 3 * dim)
+        self.proj = Linear(dim, dim)
 
     def forward(self, x: Float[Tensor, "b n d"], rotary: Rotary) -> Float[Tensor, "b n d"]:
         """Mix the tokens of each sample."""
         q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        mixed = F.scaled_dot_product_attention(rotate(q, rotary), rotate(k, rotary), v)
+        mixed = attend(rotate(q, rotary), rotate(k, rotary), v)
         out: Tensor = self.proj(mixed.transpose(1, 2).flatten(2))
         return out
 
@@ -68,7 +71,7 @@ class Block(nn.Module):
         self.norm1 = nn.LayerNorm(dim)
         self.attn = Attention(dim, heads)
         self.norm2 = nn.LayerNorm(dim)
-        self.mlp = nn.Sequential(nn.Linear(dim, hidden), nn.GELU(), nn.Linear(hidden, dim))
+        self.mlp = nn.Sequential(Linear(dim, hidden), nn.GELU(), Linear(hidden, dim))
 
     def forward(self, x: Float[Tensor, "b n d"], rotary: Rotary) -> Float[Tensor, "b n d"]:
         """One residual step."""
