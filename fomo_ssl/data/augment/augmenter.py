@@ -95,7 +95,7 @@ class Augmenter(nn.Module):
         """Augment normalised images with their label maps.
 
         All sequences and the label move together, the label by nearest neighbour; intensity differs by sequence.
-        `spacing` in mm (isotropic where None) keeps rotations rigid.
+        `spacing` in mm (isotropic where None) keeps rotations rigid. Where nothing was drawn, the result is `image` itself.
         """
         b, c = image.shape[:2]
         grid = Grid(image.shape[2:], torch.ones(b, 3) if spacing is None else spacing.cpu())
@@ -109,7 +109,8 @@ class Augmenter(nn.Module):
             for channel in range(c):
                 own = _draw(self.intensity, host, f"sequence{channel}", grid)
                 sequences.append(self._shade(image[:, channel : channel + 1], own))
-        return torch.cat(sequences, dim=1), label
+        # One sequence needs no copy.
+        return sequences[0] if c == 1 else torch.cat(sequences, dim=1), label
 
     def _move(self, x: Float[Tensor, "b c x y z"], record: Record, mode: Mode = "bilinear") -> Tensor:
         """The spatial part: flips, then affine and elastic in one interpolation."""

@@ -12,8 +12,8 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from fomo_ssl.core.seeding import fold, normal, uniform
-from fomo_ssl.data.augment.params import Grid, Params, draw_applied, on_applied
-from fomo_ssl.data.augment.separable import gaussian_matrix, separable, smooth_field, thick_slice_matrix
+from fomo_ssl.data.augment.params import Grid, Params, draw_applied, on_applied, on_axes
+from fomo_ssl.data.augment.separable import along, gaussian_matrix, separable, smooth_field, thick_slice_matrix
 
 Volumes = Float[Tensor, "b c x y z"]
 Range = tuple[float, float]
@@ -40,7 +40,7 @@ class Gamma:
         def bend(part: Tensor, p: GammaParams) -> Tensor:
             low, high = _minimum(part), part.amax((1, 2, 3, 4), keepdim=True)
             span = (high - low).clamp(min=1e-6)
-            return ((part - low) / span).pow(_per_sample(p.exponent)) * span + low
+            return (part - low).div_(span).pow_(_per_sample(p.exponent)).mul_(span).add_(low)
 
         return on_applied(x, params, bend)
 
@@ -71,7 +71,7 @@ class Contrast:
     def apply(self, x: Volumes, params: ContrastParams) -> Volumes:
         def stretch(part: Tensor, p: ContrastParams) -> Tensor:
             mean = part.mean((1, 2, 3, 4), keepdim=True)
-            return (part - mean) * _per_sample(p.factor) + (mean + _per_sample(p.shift))
+            return (part - mean).mul_(_per_sample(p.factor)).add_(mean + _per_sample(p.shift))
 
         return on_applied(x, params, stretch)
 
@@ -99,7 +99,7 @@ class BiasField:
     def apply(self, x: Volumes, params: BiasFieldParams) -> Volumes:
         def shade(part: Tensor, p: BiasFieldParams) -> Tensor:
             low = _minimum(part)
-            return smooth_field(p.control, part.shape[2:]).exp_() * (part - low) + low
+            return smooth_field(p.control, part.shape[2:]).exp_().mul_(part - low).add_(low)
 
         return on_applied(x, params, shade)
 
@@ -153,11 +153,10 @@ class LowResolution:
         return LowResolutionParams(applied=draw_applied(keys, self.p), factor=factor)
 
     def apply(self, x: Volumes, params: LowResolutionParams) -> Volumes:
-        def thicken(part: Tensor, p: LowResolutionParams) -> Tensor:
-            sizes = part.shape[2:]
-            return separable(part, *(thick_slice_matrix(sizes[axis], p.factor[:, axis]) for axis in range(3)))
+        def thicken(part: Tensor, p: LowResolutionParams, axis: int) -> Tensor:
+            return along(part, thick_slice_matrix(part.shape[2 + axis], p.factor[:, axis]), axis)
 
-        return on_applied(x, params, thicken)
+        return on_axes(x, params, params.factor > 1, thicken)
 
 
 @dataclass(frozen=True)
@@ -181,7 +180,7 @@ class Noise:
 
     def apply(self, x: Volumes, params: NoiseParams) -> Volumes:
         def add(part: Tensor, p: NoiseParams) -> Tensor:
-            return part + _per_sample(p.sigma) * normal(p.keys, *part.shape[1:])
+            return normal(p.keys, *part.shape[1:]).mul_(_per_sample(p.sigma)).add_(part)
 
         return on_applied(x, params, add)
 

@@ -14,8 +14,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fomo_ssl.core.seeding import fold, uniform
-from fomo_ssl.data.augment.params import Grid, Params, draw_applied, on_applied
-from fomo_ssl.data.augment.separable import separable
+from fomo_ssl.data.augment.params import Grid, Params, draw_applied, on_axes
+from fomo_ssl.data.augment.separable import along
 from fomo_ssl.data.augment.spatial import rotation, warp_grid
 
 Volumes = Float[Tensor, "b c x y z"]
@@ -47,14 +47,12 @@ class Gibbs:
         return GibbsParams(applied=draw_applied(keys, self.p), keep=keep)
 
     def apply(self, x: Volumes, params: GibbsParams) -> Volumes:
-        def truncate(part: Tensor, p: GibbsParams) -> Tensor:
-            def along(axis: int, size: int) -> Tensor:
-                frequency = torch.arange(size, device=part.device)
-                return filter_matrix((frequency < p.keep[:, axis, None] * size).to(part.dtype))
+        def truncate(part: Tensor, p: GibbsParams, axis: int) -> Tensor:
+            size = part.shape[2 + axis]
+            frequency = torch.arange(size, device=part.device)
+            return along(part, filter_matrix((frequency < p.keep[:, axis, None] * size).to(part.dtype)), axis)
 
-            return separable(part, *(along(axis, size) for axis, size in enumerate(part.shape[2:])))
-
-        return on_applied(x, params, truncate)
+        return on_axes(x, params, params.keep < 1, truncate)
 
 
 @dataclass(frozen=True)
@@ -92,16 +90,13 @@ class Motion:
         return MotionParams(draw_applied(keys, self.p), matrix, shift, _one_axis(draws[:, 6]), bands)
 
     def apply(self, x: Volumes, params: MotionParams) -> Volumes:
-        def ghost(part: Tensor, p: MotionParams) -> Tensor:
-            def along(axis: int, size: int) -> Tensor:
-                band = torch.arange(size, device=part.device) * BANDS // size
-                weight = p.bands[:, band] | ~p.axis[:, axis, None]
-                return filter_matrix(weight.to(part.dtype))
+        def ghost(part: Tensor, p: MotionParams, axis: int) -> Tensor:
+            size = part.shape[2 + axis]
+            band = torch.arange(size, device=part.device) * BANDS // size
+            change = displaced(part, p.matrix, p.shift).sub_(part)
+            return along(change, filter_matrix(p.bands[:, band].to(part.dtype)), axis).add_(part)
 
-            change = displaced(part, p.matrix, p.shift) - part
-            return part + separable(change, *(along(axis, size) for axis, size in enumerate(part.shape[2:])))
-
-        return on_applied(x, params, ghost)
+        return on_axes(x, params, params.axis, ghost)
 
 
 def displaced(x: Volumes, matrix: Float[Tensor, "b 3 3"], shift: Float[Tensor, "b 3"]) -> Volumes:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import torch
@@ -56,13 +57,35 @@ def on_applied(
     x: Float[Tensor, "b c x y z"], params: P, apply: Callable[[Tensor, P], Tensor]
 ) -> Float[Tensor, "b c x y z"]:
     """`apply(x, params)` on the samples that drew the transform; the others, and `x` itself, are left alone."""
-    samples = params.applied.nonzero().flatten()
+    return _on(x, x, params.applied, params, apply)
+
+
+def on_axes(
+    x: Float[Tensor, "b c x y z"],
+    params: P,
+    axes: Bool[Tensor, "b 3"],
+    apply: Callable[[Tensor, P, int], Tensor],
+) -> Float[Tensor, "b c x y z"]:
+    """`apply(x, params, axis)` along each axis in turn, on the samples that drew the transform and that axis."""
+    out = x
+    for axis in range(3):
+        out = _on(out, x, params.applied & axes[:, axis], params, partial(_along, apply=apply, axis=axis))
+    return out
+
+
+def _along(part: Tensor, params: P, apply: Callable[[Tensor, P, int], Tensor], axis: int) -> Tensor:
+    return apply(part, params, axis)
+
+
+def _on(x: Tensor, kept: Tensor, where: Bool[Tensor, "b"], params: P, apply: Callable[[Tensor, P], Tensor]) -> Tensor:
+    """`apply` on some samples of `x`, into `x` itself unless that is `kept`."""
+    samples = where.nonzero().flatten()
     if len(samples) == 0:
         return x
     if len(samples) == len(x):
         return apply(x, params.to(x.device))
     chosen = params.take(samples).to(x.device)
     samples = samples.to(x.device)
-    out = x.clone()
+    out = x.clone() if x is kept else x
     out[samples] = apply(x[samples], chosen)
     return out

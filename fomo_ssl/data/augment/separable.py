@@ -16,10 +16,17 @@ def separable(
     along_z: Float[Tensor, "... z2 z"],
 ) -> Float[Tensor, "b c x2 y2 z2"]:
     """Multiply each axis by its matrix: one for all samples, or one each (b, out, in)."""
-    mx, my, mz = (m.expand(len(x), *m.shape[-2:]) for m in (along_x, along_y, along_z))
-    x = torch.einsum("bcxyz,bkx->bckyz", x, mx)
-    x = torch.einsum("bcxyz,bky->bcxkz", x, my)
-    return torch.einsum("bcxyz,bkz->bcxyk", x, mz)
+    for axis, matrix in enumerate((along_x, along_y, along_z)):
+        x = along(x, matrix, axis)
+    return x
+
+
+def along(
+    x: Float[Tensor, "b c x y z"], matrix: Float[Tensor, "... out size"], axis: int
+) -> Float[Tensor, "b c x2 y2 z2"]:
+    """Multiply one axis by a matrix: one for all samples, or one each (b, out, in)."""
+    each = matrix.expand(len(x), *matrix.shape[-2:])
+    return torch.einsum(("bcxyz,bkx->bckyz", "bcxyz,bky->bcxkz", "bcxyz,bkz->bcxyk")[axis], x, each)
 
 
 def bspline_matrix(size: int, cells: int, like: Tensor) -> Float[Tensor, "size control"]:

@@ -6,7 +6,6 @@ rotations are rigid in mm whatever the spacing. What lies outside the crop is it
 
 import math
 from dataclasses import dataclass
-from functools import partial
 from typing import Literal
 
 import torch
@@ -16,7 +15,7 @@ from torch import Tensor
 
 from fomo_ssl.core.errors import ConfigError
 from fomo_ssl.core.seeding import uniform
-from fomo_ssl.data.augment.params import Grid, Params, draw_applied, on_applied
+from fomo_ssl.data.augment.params import Grid, Params, draw_applied, on_applied, on_axes
 from fomo_ssl.data.augment.separable import smooth_field, smooth_field_at
 
 Mode = Literal["bilinear", "nearest"]
@@ -43,13 +42,11 @@ class Flip:
         return FlipParams(applied=axes.any(1), axes=axes)
 
     def apply(self, x: Float[Tensor, "b c x y z"], params: FlipParams) -> Float[Tensor, "b c x y z"]:
-        for axis in range(3):
-            x = on_applied(x, Params(applied=params.axes[:, axis]), partial(_mirror, dim=axis + 2))
-        return x
+        return on_axes(x, params, params.axes, _mirror)
 
 
-def _mirror(x: Tensor, params: Params, dim: int) -> Tensor:
-    return x.flip(dim)
+def _mirror(x: Tensor, params: FlipParams, axis: int) -> Tensor:
+    return x.flip(2 + axis)
 
 
 @dataclass(frozen=True)
