@@ -95,7 +95,7 @@ class Augmenter(nn.Module):
         """Augment normalised images with their label maps.
 
         All sequences and the label move together, the label by nearest neighbour; intensity differs by sequence.
-        `spacing` in mm (isotropic where None) keeps rotations rigid. Where nothing was drawn, the result is `image` itself.
+        `spacing` in mm (isotropic where None) keeps rotations rigid. Nothing drawn gives `image` itself.
         """
         b, c = image.shape[:2]
         grid = Grid(image.shape[2:], torch.ones(b, 3) if spacing is None else spacing.cpu())
