@@ -38,7 +38,7 @@ def rotate(x: Float[Tensor, "b h n d"], rotary: Rotary) -> Float[Tensor, "b h n 
     cos, sin = (table[:, None] for table in rotary)
     pairs = cos.shape[-1]
     # One conversion and one split: slices would each fill a gradient of the whole size with zeros.
-    first, second, rest = x.float().split((pairs, pairs, x.shape[-1] - 2 * pairs), dim=-1)
+    first, second, rest = torch.split(x.float(), [pairs, pairs, x.shape[-1] - 2 * pairs], dim=-1)
     turned = torch.cat((first * cos - second * sin, first * sin + second * cos, rest), dim=-1)
     return turned.to(x.dtype)
 
