@@ -4,6 +4,7 @@ from fomo_ssl.core.types import FeatureInfo
 from fomo_ssl.encoders.base import Encoder, create_encoder, list_encoders, load_encoder_state, register_encoder
 from fomo_ssl.encoders.mednext import MedNeXt
 from fomo_ssl.encoders.multisequence import LateFusion
+from fomo_ssl.encoders.primus import Primus
 from fomo_ssl.encoders.resenc import ResEnc
 from fomo_ssl.encoders.swin import Swin
 from fomo_ssl.encoders.unet import UNetEncoder
@@ -14,6 +15,7 @@ __all__ = [
     "FeatureInfo",
     "LateFusion",
     "MedNeXt",
+    "Primus",
     "ResEnc",
     "Swin",
     "UNetEncoder",

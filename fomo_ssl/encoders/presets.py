@@ -15,12 +15,24 @@ VIT: dict[str, dict[str, Any]] = {
     for patch in (8, 16)
 }
 
+# Published sizes of Primus (arXiv 2503.01835) with the position table of a 160^3 crop, as OpenMind's weights have it;
+# `t` is ours, for CPUs and tests.
+PRIMUS: dict[str, dict[str, Any]] = {
+    "primus_t": {"dim": 192, "depth": 12, "heads": 4, "learned_grid": (12, 12, 12)},
+    "primus_s": {"dim": 396, "depth": 12, "heads": 6},
+    "primus_b": {"dim": 792, "depth": 12, "heads": 12},
+    "primus_m": {"dim": 864, "depth": 16, "heads": 12},
+    "primus_l": {"dim": 1056, "depth": 24, "heads": 16},
+}
+
 RESENC: dict[str, dict[str, Any]] = {
     "resenc_t": {"channels": (16, 32, 64, 128), "blocks": (1, 1, 2, 2)},
     "resenc_s": {"channels": (24, 48, 96, 192, 256), "blocks": (1, 2, 2, 2, 2)},
     "resenc_b": {"channels": (32, 64, 128, 256, 320), "blocks": (1, 2, 3, 4, 4)},
     # The preset of nnU-Net's ResEnc plans, which OpenMind's published weights use: 90.30 M parameters.
     "resenc_l": {"channels": (32, 64, 128, 256, 320, 320), "blocks": (1, 3, 4, 6, 6, 6)},
+    # `resenc_unet_l` of asparagus (FOMO26): 345.17 M. nnU-Net's own "XL" is another patch size, not another encoder.
+    "resenc_xl": {"channels": (64, 128, 256, 512, 620, 620), "blocks": (1, 3, 4, 6, 6, 6)},
 }
 
 UNET: dict[str, dict[str, Any]] = {

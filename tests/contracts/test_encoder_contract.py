@@ -212,7 +212,7 @@ def test_dropping_tokens(name: str):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["vit_t_p8", "resenc_t", "unet_t", "late_fusion", "swin_t", "mednext_s"])
+@pytest.mark.parametrize("name", ["vit_t_p8", "primus_t", "resenc_t", "unet_t", "late_fusion", "swin_t", "mednext_s"])
 def test_it_is_one_graph_for_the_compiler(name: str):
     """In a process of its own: the run-time shape checks of the test session would break the graph."""
     import subprocess
