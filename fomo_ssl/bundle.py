@@ -29,7 +29,7 @@ from fomo_ssl.encoders import create_encoder
 from fomo_ssl.encoders.base import Encoder, inflate_stem
 from fomo_ssl.imaging import nifti
 from fomo_ssl.imaging.canonical import CanonicalSpec, canonicalise
-from fomo_ssl.imaging.intensity import normalise
+from fomo_ssl.imaging.intensity import NORMALISATIONS, normalise
 from fomo_ssl.imaging.nifti import Volume
 
 SCHEMA = 1
@@ -60,7 +60,7 @@ class InputContract:
     @property
     def spec(self) -> CanonicalSpec:
         """The preprocessing that gives the encoder what it expects."""
-        return CanonicalSpec(self.spacing, self.max_upsample, self.crop_foreground)
+        return CanonicalSpec(self.spacing, self.max_upsample, self.crop_foreground, self.normalisation)
 
 
 @dataclass(frozen=True)
@@ -162,7 +162,7 @@ def load_config(path: Path) -> BundleConfig:
     """Read a bundle's configuration.
 
     Raises:
-        BundleError: no bundle there, a damaged one, or one of a newer schema.
+        BundleError: no bundle there, a damaged one, or one of a newer schema or an unknown normalisation.
     """
     path = Path(path)
     if not (path / "config.json").is_file():
@@ -175,10 +175,14 @@ def load_config(path: Path) -> BundleConfig:
         raise BundleError(newer, where=path, way_out="Upgrade fomo_ssl")
     task = _read_json(path / "task.json") if (path / "task.json").exists() else None
     try:
-        contract, arguments = _tuples(body.pop("input")), _tuples(body.pop("encoder_args"))
-        return BundleConfig(input=InputContract(**contract), encoder_args=arguments, **body, task=task)
+        contract, arguments = InputContract(**_tuples(body.pop("input"))), _tuples(body.pop("encoder_args"))
+        config = BundleConfig(input=contract, encoder_args=arguments, **body, task=task)
     except (KeyError, TypeError) as error:
         raise BundleError(f"damaged: {error}", where=path / "config.json", way_out="Copy the bundle again") from error
+    if contract.normalisation not in NORMALISATIONS:
+        unknown = f"unknown normalisation {contract.normalisation!r}, known: {', '.join(NORMALISATIONS)}"
+        raise BundleError(unknown, where=path / "config.json", way_out="Upgrade fomo_ssl")
+    return config
 
 
 def load_weights(path: Path, in_channels: int = 1) -> Encoder:

@@ -21,6 +21,7 @@ from fomo_ssl.bundle import (
 )
 from fomo_ssl.core.errors import BundleError, RejectedScan
 from fomo_ssl.imaging import nifti
+from fomo_ssl.imaging.canonical import canonicalise
 from fomo_ssl.synthetic.phantoms import phantom
 
 CONTRACT = InputContract(sequences=("flair", "t1"), spacing=None, max_upsample=2.0, crop=(32, 32, 32))
@@ -198,3 +199,24 @@ def test_embed_refuses_volumes_beyond_the_limit(bundle: Path, monkeypatch: pytes
     monkeypatch.setattr("fomo_ssl.bundle.MAX_EMBED_VOXELS", 1000)
     with pytest.raises(RejectedScan, match="too_large"):
         load_encoder(bundle).embed(phantom(3))
+
+
+def test_the_contract_names_the_normalisation(tmp_path: Path) -> None:
+    volume = phantom(0)
+    embeddings = []
+    for name in ("zscore_foreground", "zscore_volume"):
+        contract = replace(CONTRACT, normalisation=name)
+        save_bundle(tmp_path / name, small_encoder(), replace(CONFIG, input=contract))
+        embeddings.append(load_encoder(tmp_path / name).embed(volume))
+    assert not torch.allclose(*embeddings, atol=1e-3)
+    canonical = canonicalise(volume, contract.spec)
+    z = (canonical.data - canonical.data.mean()) / canonical.data.std()
+    expected = load_encoder(tmp_path / "zscore_volume")(torch.from_numpy(z)[None, None])[0]
+    torch.testing.assert_close(embeddings[1], expected, atol=1e-4, rtol=1e-3)
+
+
+def test_an_unknown_normalisation_is_an_error(copy: Path) -> None:
+    file = copy / "config.json"
+    file.write_text(file.read_text().replace("zscore_foreground", "minmax"))
+    with pytest.raises(BundleError, match="unknown normalisation 'minmax', known: zscore_foreground"):
+        load_encoder(copy)

@@ -100,6 +100,8 @@ class Journal:
         facts = read_facts(self.store)
         path = self.folder / "plan.json"
         before = facts or (json.loads(path.read_text()) if path.exists() else plan)
+        # Stores begun before normalisations had names have the first of them.
+        before = before | {"spec": {"normalisation": CanonicalSpec.normalisation} | before.get("spec", {})}
         changed = [
             f"{name} {before.get(group, {}).get(name)} -> {plan[group].get(name)}"
             for group in ("spec", "config")

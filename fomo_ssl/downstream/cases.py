@@ -12,7 +12,7 @@ from fomo_ssl.downstream.masks import read_mask
 from fomo_ssl.downstream.tasks import Case
 from fomo_ssl.imaging.canonical import CanonicalSpec, CanonicalVolume, canonicalise
 from fomo_ssl.imaging.foreground import foreground_mask
-from fomo_ssl.imaging.intensity import intensity_stats, normalise
+from fomo_ssl.imaging.intensity import measure, normalise
 from fomo_ssl.imaging.nifti import Volume, read
 from fomo_ssl.imaging.resample import resample_to
 
@@ -78,7 +78,7 @@ def prepare(images: Mapping[str, Path], sequences: Sequence[str], spec: Canonica
             empty = np.float32(canonical.background)
             background[channel] = normalise(np.full((1, 1, 1), empty), canonical.stats).item()
         elif name in images:
-            image[channel], background[channel] = _onto(read(images[name]), canonical)
+            image[channel], background[channel] = _onto(read(images[name]), canonical, spec.normalisation)
     grid = Volume(np.broadcast_to(np.float32(0), first.data.shape), first.affine)
     return Prepared(image, background, canonical.affine, canonical.spacing, grid)
 
@@ -98,13 +98,13 @@ def load_example(case: Case, sequences: Sequence[str], spec: CanonicalSpec) -> E
     return Example(case, prepared, mask, drawn, float("nan"))
 
 
-def _onto(volume: Volume, canonical: CanonicalVolume) -> tuple[np.ndarray, float]:
+def _onto(volume: Volume, canonical: CanonicalVolume, normalisation: str) -> tuple[np.ndarray, float]:
     """A further sequence on the canonical grid, normalised by its own statistics; and its empty space."""
     shape: Triple = canonical.data.shape
     low, high = float(volume.data.min()), float(volume.data.max())
     data = resample_to(volume.data, volume.affine, canonical.affine, shape, "cubic", fill=low).clip(low, high)
     mask = foreground_mask(data)
-    stats = intensity_stats(data, mask)
+    stats = measure(data, mask, normalisation)
     empty = np.median(data[~mask]) if not mask.all() else stats.low
     return normalise(data, stats), normalise(np.full((1, 1, 1), empty, np.float32), stats).item()
 

@@ -4,7 +4,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -88,13 +88,13 @@ def _plan(
     if bundle is not None:
         config = load_config(bundle)
         encoder, encoder_args = config.encoder, config.encoder_args
-        spacing, max_upsample = config.input.spacing, config.input.max_upsample
+        made = config.input.spec
     else:
-        spacing, max_upsample = CanonicalSpec.spacing, CanonicalSpec.max_upsample
+        made = CanonicalSpec()
     if encoder is None:
         raise RunError("neither a bundle nor an encoder is given", way_out="Give bundle=PATH, or encoder=NAME")
-    wanted = recipe.spacing if recipe.spacing is not None else spacing
-    canonical = CanonicalSpec(wanted, max_upsample, recipe.crop_foreground)
+    spacing = recipe.spacing if recipe.spacing is not None else made.spacing
+    canonical = replace(made, spacing=spacing, crop_foreground=recipe.crop_foreground)
     stride = create_encoder(encoder, **encoder_args).feature_info[-1].stride
     crop = recipe.crop or largest_crop(task, canonical, stride, recipe.max_crop)
     return Plan(task, run, recipe, bundle, encoder, dict(encoder_args), canonical, crop)

@@ -38,7 +38,7 @@ class TaskSpec:
         sequences: channels in order.
         classes: with the background for segmentation; 1 for regression.
         crop: voxels of the network's input.
-        spacing, max_upsample, crop_foreground: the canonical form, see `CanonicalSpec`.
+        spacing, max_upsample, crop_foreground, normalisation: the canonical form, see `CanonicalSpec`.
         target_mean, target_std: of the training targets of a regression.
     """
 
@@ -52,10 +52,11 @@ class TaskSpec:
     crop_foreground: bool
     target_mean: float = 0.0
     target_std: float = 1.0
+    normalisation: str = "zscore_foreground"
 
     @property
     def canonical(self) -> CanonicalSpec:
-        return CanonicalSpec(self.spacing, self.max_upsample, self.crop_foreground)
+        return CanonicalSpec(self.spacing, self.max_upsample, self.crop_foreground, self.normalisation)
 
     def standardise(self, values: Float[Tensor, "b"]) -> Float[Tensor, "b"]:
         """Regression targets as the network learns them; other kinds' values are left alone."""
@@ -116,7 +117,7 @@ def save_model(path: Path, model: TaskModel, training: Mapping[str, Any]) -> Non
     """Write a finetuned model as a bundle; `training` is a summary for people."""
     spec, encoder = model.spec, model.encoder
     contract = InputContract(
-        spec.sequences, spec.spacing, spec.max_upsample, spec.crop, crop_foreground=spec.crop_foreground
+        spec.sequences, spec.spacing, spec.max_upsample, spec.crop, spec.normalisation, spec.crop_foreground
     )
     config = BundleConfig(
         encoder.name, dict(encoder.arguments), encoder.in_channels, contract, dict(training), task=asdict(spec)

@@ -128,6 +128,10 @@ def _folds_of_classes(labels: np.ndarray, groups: np.ndarray) -> Any:
 
 
 def _probe_store(encoder: ReleasedEncoder, store: Store) -> ProbeResult:
+    here, wanted = store.spec.normalisation, encoder.config.input.normalisation
+    if here != wanted:
+        what = f"its scans are stored as {here}, the encoder expects {wanted}"
+        raise TaskError(what, where=store.path, way_out="Give task=PATH, whose scans are read as the encoder expects")
     subjects = np.array([f"{d}/{s}" for d, s in zip(*(_column(store, c) for c in ("dataset", "subject")), strict=True)])
     labels: np.ndarray
     kind: Kind

@@ -149,6 +149,7 @@ def build_model(plan: Plan, unit: Unit, train: Sequence[Example]) -> TaskModel:
         spacing=plan.canonical.spacing,
         max_upsample=plan.canonical.max_upsample,
         crop_foreground=plan.canonical.crop_foreground,
+        normalisation=plan.canonical.normalisation,
         target_mean=float(values.mean()) if regression else 0.0,
         # One case, or equal targets, have no spread; 1 keeps the unit of the label.
         target_std=float(values.std()) or 1.0 if regression else 1.0,

@@ -7,7 +7,7 @@ import numpy as np
 from fomo_ssl.core.errors import Reason, RejectedScan
 from fomo_ssl.core.vocabulary import Spacing, Triple
 from fomo_ssl.imaging.foreground import Box, foreground_box, foreground_mask
-from fomo_ssl.imaging.intensity import IntensityStats, intensity_stats
+from fomo_ssl.imaging.intensity import IntensityStats, measure
 from fomo_ssl.imaging.nifti import Volume
 from fomo_ssl.imaging.orientation import to_ras
 from fomo_ssl.imaging.resample import Order, output_shape, resample, resample_to, resampled_affine
@@ -29,11 +29,13 @@ class CanonicalSpec:
         spacing: voxel edge in mm; None keeps the scan's own.
         max_upsample: an axis is never made finer than its own spacing divided by this.
         crop_foreground: cut away the air around the head (5 mm of it stay).
+        normalisation: name of the intensity statistics, see `imaging.intensity`.
     """
 
     spacing: float | None = 1.0
     max_upsample: float = 2.0
     crop_foreground: bool = True
+    normalisation: str = "zscore_foreground"
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,7 @@ def canonicalise(volume: Volume, spec: CanonicalSpec, valid: np.ndarray | None =
 
     Raises:
         RejectedScan: NOT_3D, CONSTANT, TOO_SMALL or TOO_LARGE.
+        UnknownNameError: there is no such normalisation.
     """
     if volume.data.ndim != 3:
         raise RejectedScan(Reason.NOT_3D, f"shape {volume.data.shape}")
@@ -86,7 +89,7 @@ def canonicalise(volume: Volume, spec: CanonicalSpec, valid: np.ndarray | None =
     # Cubic interpolation rings at edges; no voxel may leave the range of the scan.
     np.clip(data, float(ras.data.min()), float(ras.data.max()), out=data)
     affine = resampled_affine(ras.affine, shape, ras.spacing, spacing)
-    canonical = _measured(data, affine, spacing, volume.notes)
+    canonical = _measured(data, affine, spacing, volume.notes, spec.normalisation)
     if valid is None:
         return canonical
     kept = _cut(to_ras(Volume(valid, volume.affine)), box).data
@@ -130,9 +133,11 @@ def _check_size(volume: Volume, spacing: Spacing) -> None:
         raise RejectedScan(Reason.TOO_LARGE, f"{sizes} voxels at {spacing} mm, at most {MAX_VOXELS} in all")
 
 
-def _measured(data: np.ndarray, affine: np.ndarray, spacing: Spacing, notes: tuple[str, ...]) -> CanonicalVolume:
+def _measured(
+    data: np.ndarray, affine: np.ndarray, spacing: Spacing, notes: tuple[str, ...], normalisation: str
+) -> CanonicalVolume:
     mask = foreground_mask(data)
-    stats = intensity_stats(data, mask)
+    stats = measure(data, mask, normalisation)
     if not stats.std > 0:
         raise RejectedScan(Reason.CONSTANT, "the foreground is flat")
     air = data[~mask]

@@ -1,8 +1,15 @@
-"""A robust intensity range and the z-score over the foreground ("zscore_foreground")."""
+"""Intensity normalisation by name: what of a scan sets its zero and its unit.
 
+`zscore_foreground` is ours: a robust range, and mean and deviation of the foreground in it. `zscore_volume` is that of
+nnU-Net and nnssl: mean and deviation of all voxels of the box, air included, and nothing clipped.
+"""
+
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+
+from fomo_ssl.core.errors import UnknownNameError
 
 # Vessels, fat and spikes lie above, ringing below; tissue does not.
 LOW_QUANTILE, _HIGH_QUANTILE = 0.001, 0.999
@@ -28,6 +35,30 @@ def intensity_stats(data: np.ndarray, foreground_mask: np.ndarray) -> IntensityS
     high = max(low, float(np.quantile(inside, _HIGH_QUANTILE)))
     clipped = np.clip(inside, low, high)
     return IntensityStats(low, high, float(clipped.mean(dtype=np.float64)), float(clipped.std(dtype=np.float64)))
+
+
+def volume_stats(data: np.ndarray, foreground_mask: np.ndarray) -> IntensityStats:
+    """Measure all voxels, whatever the mask says; the range is that of the data, so that nothing is clipped."""
+    low, high = float(data.min()), float(data.max())
+    return IntensityStats(low, high, float(data.mean(dtype=np.float64)), float(data.std(dtype=np.float64)))
+
+
+NORMALISATIONS: dict[str, Callable[[np.ndarray, np.ndarray], IntensityStats]] = {
+    "zscore_foreground": intensity_stats,
+    "zscore_volume": volume_stats,
+}
+
+
+def measure(data: np.ndarray, foreground_mask: np.ndarray, normalisation: str) -> IntensityStats:
+    """The statistics that `normalise` needs for the normalisation of this name.
+
+    Raises:
+        UnknownNameError: there is no such normalisation.
+    """
+    if normalisation not in NORMALISATIONS:
+        known = f"known: {', '.join(NORMALISATIONS)}"
+        raise UnknownNameError(f"unknown normalisation {normalisation!r}", way_out=known)
+    return NORMALISATIONS[normalisation](data, foreground_mask)
 
 
 def normalise(data: np.ndarray, stats: IntensityStats) -> np.ndarray:

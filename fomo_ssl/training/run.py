@@ -246,6 +246,7 @@ def _release(path: Path, objective: Objective, source: CropSource, recipe: Mappi
         spacing=spec.spacing,
         max_upsample=spec.max_upsample,
         crop=source.sampler.crop,
+        normalisation=spec.normalisation,
         crop_foreground=spec.crop_foreground,
     )
     training = {"samples": recipe["samples"], **source.summary(), "recipe": dict(recipe)}

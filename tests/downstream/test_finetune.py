@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from fomo_ssl.bundle import load_config
 from fomo_ssl.core.errors import BundleError, NonFiniteLossError, RunError
 from fomo_ssl.downstream import inference
 from fomo_ssl.downstream.batches import BatchStream
@@ -205,6 +206,16 @@ def test_scratch_alone_needs_an_encoder(make_task, tmp_path):
         parallel=1,
     )
     assert all(row.pretrained is None and row.difference is None and row.scratch for row in rows)
+
+
+def test_the_bundles_normalisation_goes_all_the_way(make_task, bundle, tmp_path):
+    config = bundle / "config.json"
+    config.write_text(config.read_text().replace("zscore_foreground", "zscore_volume"))
+    recipe = replace(QUICK, steps=1)
+    run_small(make_task, bundle, tmp_path / "run", recipe=recipe, scratch=False)
+    kept = tmp_path / "run/units/shots1_seed0_pretrained/bundle"
+    assert load_model(kept).spec.canonical.normalisation == "zscore_volume"
+    assert load_config(kept).input.normalisation == "zscore_volume"
 
 
 def test_training_learns_the_task(make_task, bundle, tmp_path):

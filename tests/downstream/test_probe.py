@@ -63,6 +63,13 @@ def test_probe_of_a_store(tmp_path, bundle, sequences):
     assert result.n == 6
 
 
+def test_a_store_of_another_normalisation_is_refused(tmp_path, bundle):
+    with StoreWriter.create(tmp_path / "store", CanonicalSpec(normalisation="zscore_volume")):
+        pass
+    with pytest.raises(TaskError, match="stored as zscore_volume, the encoder expects zscore_foreground"):
+        probe_bundle(bundle, None, tmp_path / "store")
+
+
 def test_probe_without_anything_to_predict(bundle):
     with pytest.raises(TaskError, match="a task or a store"):
         probe_bundle(bundle, None)

@@ -61,6 +61,14 @@ def test_missing_sequence_states_policy_and_way_out(make_task):
     assert prepared.image[1].any()
 
 
+def test_every_sequence_is_normalised_as_the_form_says(make_task):
+    task = load_task(make_task("segmentation", 1, ("flair", "t1")))
+    spec = CanonicalSpec(crop_foreground=False, normalisation="zscore_volume")
+    image = load_example(task.cases[0], task.sequences, spec).prepared.image
+    np.testing.assert_allclose(image.mean((1, 2, 3)), 0, atol=1e-3)
+    np.testing.assert_allclose(image.std((1, 2, 3)), 1, atol=1e-3)
+
+
 def test_alternatives_take_the_sequence_that_is_there(make_task):
     root = make_task("segmentation", 2, ("swi", "t1"))
     shutil.move(root / "preprocessed/sub_1/ses_1/swi.nii.gz", root / "preprocessed/sub_1/ses_1/t2s.nii.gz")

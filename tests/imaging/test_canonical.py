@@ -3,7 +3,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fomo_ssl.core.errors import Reason, RejectedScan
+from fomo_ssl.core.errors import Reason, RejectedScan, UnknownNameError
 from fomo_ssl.core.seeding import numpy_generator
 from fomo_ssl.imaging.canonical import CanonicalSpec, canonicalise, from_canonical, target_spacing
 from fomo_ssl.imaging.foreground import foreground_box, foreground_mask
@@ -161,3 +161,20 @@ def test_one_hot_voxel_does_not_set_the_range(head):
 
 def test_a_flat_foreground_normalises_to_zero():
     assert not normalise(np.ones((2, 2, 2)), IntensityStats(1.0, 1.0, 1.0, 0.0)).any()
+
+
+def test_the_volume_normalisation_is_that_of_nnssl(head):
+    volume = head()
+    volume.data[25, 28, 20] = 20 * volume.data.max()
+    canonical = canonicalise(volume, CanonicalSpec(None, normalisation="zscore_volume"))
+    z = normalise(canonical.data, canonical.stats)
+    expected = (canonical.data - canonical.data.mean()) / max(canonical.data.std(), 1e-8)
+    np.testing.assert_allclose(z, expected, atol=1e-4, rtol=1e-4)
+    foreground = canonicalise(volume, CanonicalSpec(None))
+    np.testing.assert_array_equal(foreground.data, canonical.data)
+    assert z.max() > 2 * normalise(foreground.data, foreground.stats).max()
+
+
+def test_an_unknown_normalisation_is_an_error(head):
+    with pytest.raises(UnknownNameError, match="known: zscore_foreground, zscore_volume"):
+        canonicalise(head(), CanonicalSpec(None, normalisation="minmax"))
