@@ -17,6 +17,7 @@ COMMANDS = (
     "evaluate",
     "predict",
     "embed",
+    "convert",
     "demo",
     "doctor",
 )

@@ -69,6 +69,7 @@ class Imported:
         normalisation: name of the intensity normalisation, as in a bundle's input contract.
         sequences: names of the sequences it was trained on; empty where nobody says.
         source: for the model card: project, objective, citation.
+        max_upsample: no axis is resampled finer than its own spacing divided by this; the projects known know no limit.
     """
 
     encoder: Encoder
@@ -78,6 +79,22 @@ class Imported:
     normalisation: str
     sequences: tuple[str, ...]
     source: Mapping[str, Any]
+    max_upsample: float = 100.0
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What an exporter tells of an encoder beside its weights; fields as in a bundle's input contract.
+
+    Attributes:
+        training: summary of the pretraining.
+    """
+
+    spacing: float | None
+    crop: Triple
+    normalisation: str
+    sequences: tuple[str, ...]
+    training: Mapping[str, Any]
 
 
 def read_tensors(path: Path) -> dict[str, Any]:

@@ -1,0 +1,60 @@
+"""`python -m fomo_ssl.convert`: weights of other projects into a bundle, and a bundle into theirs."""
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import fields
+from pathlib import Path
+
+from fomo_ssl.core.arguments import Arguments
+from fomo_ssl.core.errors import entry
+
+
+def parser() -> Arguments:
+    """The command line; which formats there are is known only once torch is loaded, and said by the error."""
+    made = Arguments(prog="python -m fomo_ssl.convert", description="Weights of other projects, in and out.")
+    commands = made.add_subparsers(dest="command", required=True, metavar="import | export")
+    reading = commands.add_parser("import", help="a checkpoint of another project into a bundle")
+    reading.add_argument("file", type=Path, help="the checkpoint")
+    reading.add_argument("--output", required=True, type=Path, metavar="BUNDLE", help="folder to write")
+    reading.add_argument("--format", metavar="NAME", help="default: told by the file's keys")
+    writing = commands.add_parser("export", help="a bundle's encoder into files of another project")
+    writing.add_argument("bundle", type=Path, help="folder of a pretrained encoder")
+    writing.add_argument("--output", required=True, type=Path, metavar="FOLDER", help="folder to write")
+    writing.add_argument("--format", required=True, metavar="NAME", help="such as nnssl, for nnU-Net")
+    return made
+
+
+@entry
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Convert and report; nothing is written where a tensor has no place."""
+    options = parser().parse_args(arguments)
+    (_import if options.command == "import" else _export)(options)
+
+
+def _import(options: argparse.Namespace) -> None:
+    from fomo_ssl.bundle import BundleConfig, InputContract, save_bundle
+    from fomo_ssl.encoders.foreign import import_weights
+
+    imported = import_weights(options.file, options.format)
+    print(imported.report.table())
+    shared = {field.name for field in fields(InputContract)} & {field.name for field in fields(imported)}
+    contract = InputContract(**{name: getattr(imported, name) for name in shared})
+    encoder, training = imported.encoder, {"imported_from": imported.report.format, **imported.source}
+    config = BundleConfig(encoder.name, dict(encoder.arguments), encoder.in_channels, contract, training)
+    save_bundle(options.output, encoder, config)
+    print(f"{encoder.name}, {imported.report.format}: {options.output}")
+
+
+def _export(options: argparse.Namespace) -> None:
+    from fomo_ssl.bundle import load_config, load_weights
+    from fomo_ssl.encoders.foreign import Facts, export_weights
+
+    config = load_config(options.bundle)
+    contract = config.input
+    facts = Facts(contract.spacing, contract.crop, contract.normalisation, contract.sequences, config.training)
+    export_weights(load_weights(options.bundle, config.in_channels), options.output, facts, options.format)
+    print(f"{config.encoder}, {options.format}: {options.output}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,65 @@
+"""The command: foreign weights to a bundle and back, as a user types it."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+from fomo_ssl import convert, create_encoder, load_encoder
+from fomo_ssl.bundle import BundleConfig, InputContract, load_config, load_weights, save_bundle
+from fomo_ssl.synthetic.phantoms import phantom
+
+ARGUMENTS = {"channels": (4, 8, 8), "blocks": (1, 1, 2)}
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Path:
+    torch.manual_seed(0)
+    contract = InputContract(("t1",), spacing=1.0, max_upsample=2.0, crop=(24, 32, 16))
+    config = BundleConfig("resenc_b", ARGUMENTS, 1, contract, {"samples": 8, "datasets": ["ds1"]})
+    save_bundle(tmp_path / "bundle", create_encoder("resenc_b", **ARGUMENTS), config)
+    return tmp_path / "bundle"
+
+
+def test_out_and_in_again(bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out, again = tmp_path / "out", tmp_path / "again"
+    convert.main(["export", str(bundle), "--format", "nnssl", "--output", str(out)])
+    assert {file.name for file in out.iterdir()} == {"checkpoint_final.pth", "adaptation_plan.json", "config.json"}
+    capsys.readouterr()
+    convert.main(["import", str(out / "checkpoint_final.pth"), "--output", str(again)])
+    printed = capsys.readouterr().out
+    before, after = load_weights(bundle), load_weights(again)
+    rows = [line.split()[0] for line in printed.splitlines() if re.search(r" (turned|copied) ", line)]
+    assert rows == list(before.state_dict())
+    for name, value in before.state_dict().items():
+        assert torch.equal(value, after.state_dict()[name]), name
+
+    config = load_config(again)
+    assert config.input.sequences == ("t1",)
+    assert (config.input.spacing, config.input.crop) == (1.0, (24, 32, 16))
+    assert config.input.normalisation == "zscore_foreground"
+    card = (again / "README.md").read_text()
+    assert "| imported_from | nnssl |" in card
+    assert "| dataset | ds1 |" in card
+    assert load_encoder(again).embed(phantom(0)).isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["import", "nowhere.pth", "--output", "x"], "nowhere.pth: no such file"),
+        (["export", "BUNDLE", "--format", "onnx", "--output", "x"], "no format 'onnx' is written. known: nnssl"),
+        (["export", "BUNDLE", "--output", "x"], "--format"),
+        (["explode"], "invalid choice: 'explode'"),
+    ],
+)
+def test_mistakes_are_one_line(
+    bundle: Path, arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stop:
+        convert.main([str(bundle) if word == "BUNDLE" else word for word in arguments])
+    assert stop.value.code == 2
+    line = capsys.readouterr().err
+    assert message in line
+    assert line.count("\n") == 1
