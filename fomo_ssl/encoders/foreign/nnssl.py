@@ -107,7 +107,7 @@ def write(encoder: Encoder, folder: Path, facts: Facts) -> None:
         spacing=facts.spacing,
         dataset=dataset,
     )
-    trainer = "fomo_ssl"
+    trainer, cited = "fomo_ssl", facts.training.get("citations", ())
     kept = {
         "normalisation": facts.normalisation,
         "crop": list(facts.crop),
@@ -118,7 +118,7 @@ def write(encoder: Encoder, folder: Path, facts: Facts) -> None:
         "nnssl_adaptation_plan": plan,
         "init_args": {},
         "trainer_name": trainer,
-        "citations": [],
+        "citations": [{"type": "Pretraining", "name": dataset, "apa_citations": list(cited)}] if cited else [],
         _OWN: {"token_order": list(_PLAIN), **kept},
     }
     with atomic_folder(Path(folder)) as partial:

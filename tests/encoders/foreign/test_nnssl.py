@@ -1,5 +1,6 @@
 """Weights of nnssl: in, out, and round; what nnU-Net does with an export is in test_nnunet_consumer.py."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +78,13 @@ def test_resenc_gives_on_xyz_what_it_gave_on_zyx(tmp_path: Path) -> None:
     assert {m.how for m in imported.report.moved if m.target.endswith("conv.weight")} == {"turned"}
     assert (imported.spacing, imported.crop, imported.normalisation) == (1.0, (32, 24, 16), "zscore_volume")
     assert imported.source["dataset"] == "Dataset745_OpenMind"
+
+
+def test_citations_travel_both_ways(tmp_path: Path) -> None:
+    cited = replace(FACTS, training={"citations": ("Wald et al. 2024",)})
+    export_weights(resenc(), tmp_path / "out", cited, "nnssl")
+    imported = import_weights(tmp_path / "out" / "checkpoint_final.pth")
+    assert imported.source["citations"] == ["Wald et al. 2024"]
 
 
 @torch.no_grad()
