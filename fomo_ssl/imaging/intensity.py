@@ -1,7 +1,8 @@
 """Intensity normalisation by name: what of a scan sets its zero and its unit.
 
 `zscore_foreground` is ours: a robust range, and mean and deviation of the foreground in it. `zscore_volume` is that of
-nnU-Net and nnssl: mean and deviation of all voxels of the box, air included, and nothing clipped.
+nnU-Net and nnssl: mean and deviation of all voxels of the box, air included, and nothing clipped. `unit_range_p99` is
+that of the FOMO25 baselines: 0 to 1.
 """
 
 from collections.abc import Callable
@@ -43,9 +44,21 @@ def volume_stats(data: np.ndarray, foreground_mask: np.ndarray) -> IntensityStat
     return IntensityStats(low, high, float(data.mean(dtype=np.float64)), float(data.std(dtype=np.float64)))
 
 
+def unit_range_stats(data: np.ndarray, foreground_mask: np.ndarray) -> IntensityStats:
+    """Measure for a range of 0 to 1: from the least voxel to the 99th percentile of those above it.
+
+    As the FOMO25 baselines (yucca's "volume_wise_znorm"); background is there what equals the least voxel, not a mask.
+    """
+    low = float(data.min())
+    above = data[data > low]
+    high = float(np.quantile(above, 0.99)) if above.size else low
+    return IntensityStats(low, high, low, high - low)
+
+
 NORMALISATIONS: dict[str, Callable[[np.ndarray, np.ndarray], IntensityStats]] = {
     "zscore_foreground": intensity_stats,
     "zscore_volume": volume_stats,
+    "unit_range_p99": unit_range_stats,
 }
 
 
@@ -67,14 +80,3 @@ def normalise(data: np.ndarray, stats: IntensityStats) -> np.ndarray:
         return np.zeros(data.shape, np.float32)
     clipped = np.clip(data.astype(np.float32, copy=False), np.float32(stats.low), np.float32(stats.high))
     return (clipped - np.float32(stats.mean)) / np.float32(stats.std)
-
-
-def unit_range_stats(data: np.ndarray, foreground_mask: np.ndarray) -> IntensityStats:
-    """Measure for a range of 0 to 1: from the least voxel to the 99th percentile of those above it.
-
-    As the FOMO25 baselines (yucca's "volume_wise_znorm"); background is there what equals the least voxel, not a mask.
-    """
-    low = float(data.min())
-    above = data[data > low]
-    high = float(np.quantile(above, 0.99)) if above.size else low
-    return IntensityStats(low, high, low, high - low)

@@ -176,5 +176,5 @@ def test_the_volume_normalisation_is_that_of_nnssl(head):
 
 
 def test_an_unknown_normalisation_is_an_error(head):
-    with pytest.raises(UnknownNameError, match="known: zscore_foreground, zscore_volume"):
+    with pytest.raises(UnknownNameError, match="known: zscore_foreground, zscore_volume, unit_range_p99"):
         canonicalise(head(), CanonicalSpec(None, normalisation="minmax"))

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from fomo_ssl.core.errors import ForeignWeightsError
 from fomo_ssl.encoders.base import Encoder
-from fomo_ssl.encoders.foreign import nnssl
+from fomo_ssl.encoders.foreign import asparagus, fomo25, nnssl, plain, swinunetr
 from fomo_ssl.encoders.foreign.transfer import Facts, Imported, Moved, TransferReport, read_tensors, transfer
 
 __all__ = [
@@ -45,8 +45,8 @@ class Exporter(Protocol):
     def write(self, encoder: Encoder, folder: Path, facts: Facts, /) -> None: ...
 
 
-FORMATS: dict[str, Format] = {module.NAME: module for module in (nnssl,)}
-EXPORTERS: dict[str, Exporter] = {module.NAME: module for module in (nnssl,)}
+FORMATS: dict[str, Format] = {module.NAME: module for module in (nnssl, fomo25, asparagus, swinunetr)}
+EXPORTERS: dict[str, Exporter] = {module.NAME: module for module in (nnssl, swinunetr, plain)}
 
 
 def import_weights(path: Path, name: str | None = None) -> Imported:

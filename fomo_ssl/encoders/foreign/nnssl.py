@@ -20,6 +20,7 @@ from fomo_ssl.core.files import atomic_folder, write_json
 from fomo_ssl.core.types import Triple
 from fomo_ssl.encoders.base import Encoder, create_encoder
 from fomo_ssl.encoders.foreign.axes import grid_to_table, inverse, table_to_grid, turn_kernel, turn_rotary
+from fomo_ssl.encoders.foreign.keys import refuse_leftovers
 from fomo_ssl.encoders.foreign.nnssl_plan import (
     CONTRACT,
     PRIMUS_PATCH,
@@ -68,6 +69,7 @@ def read(path: Path) -> Imported:
             return (turn_kernel(tensor, order), "turned") if tensor.ndim == 5 else (tensor, "copied")
 
         report = transfer(encoder, state, _resenc_names(plan), source=NAME, where=path, change=change)
+    refuse_leftovers(report, lambda name: name.startswith((f"{plan.body}.", f"{plan.stem}.")), path)
     pretrain = content["nnssl_adaptation_plan"]["pretrain_plan"]
     source = {
         "source": "nnssl checkpoint",

@@ -160,6 +160,13 @@ def test_primus_makes_the_round_trip(tmp_path: Path, monkeypatch: pytest.MonkeyP
         assert torch.equal(value, encoder.state_dict()[name]), name
 
 
+def test_a_layer_that_has_no_place_is_refused(tmp_path: Path) -> None:
+    weights = foreign_resenc(resenc()) | {"encoder.stages.0.blocks.0.squeeze.weight": torch.zeros(1)}
+    file = checkpoint(tmp_path / "a.pth", weights, resenc_architecture(**SMALL))
+    with pytest.raises(ForeignWeightsError, match=r"layers that ours has not: encoder\.stages\.0\.blocks\.0\.squeeze"):
+        import_weights(file)
+
+
 def test_an_encoder_without_counterpart_is_not_written(tmp_path: Path) -> None:
     for name, arguments in (("unet_t", {}), ("primus_t", {}), ("primus_s", {"patch_size": 16})):
         with torch.device("meta"):
