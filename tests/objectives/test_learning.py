@@ -45,9 +45,10 @@ CASES = [
     ("self_distillation", "vit_t_p8", 0.96),
     ("self_distillation", "resenc_t", 0.97),
 ]
-# What would make the four samples their own negatives, or move what is to be learned faster than it can be.
+# What would make the four samples their own negatives, move what is to be learned faster than it can be, or take long.
 SETTINGS: dict[str, dict[str, Any]] = {
     "moco": {"queue": 0},
+    "alignment": {"places": 3},
     "self_distillation": {"momentum": 0.999, "center_momentum": 0.9999},
 }
 
