@@ -264,7 +264,8 @@ def test_voxels_that_do_not_count_are_flagged_for_who_asks(masked, workers):
 
 def test_previews_are_flagged_too(masked):
     index = ScanIndex.of(masked)
-    asked, plain = (preview_batch(masked, index, np.array([0, 2]), CROP, ViewSpec(valid=v)) for v in (True, False))
+    samplers = [Sampler(index, np.arange(len(index)), ViewSpec(valid=valid), CROP, seed=0) for valid in (True, False)]
+    asked, plain = (preview_batch(masked, sampler, np.array([0, 2])) for sampler in samplers)
     assert (asked.flagged, plain.flagged) == (True, False)
     assert (asked.images[0] >= NOT_VALID).flatten(1).any(1).tolist() == [False, True]
     assert torch.equal(asked.images[0] & LEVELS, plain.images[0])
