@@ -40,7 +40,7 @@ OUTPUT = Path(os.environ.get("FOMO_SSL_NOTEBOOK_OUTPUT", "../runs/objective_abla
 
 SIZES = {
     "minimal": {"samples": 16, "crop": 32, "batch": 8, "spacing": 4, "steps": 4, "seeds": 1, "n_test": 3},
-    "cpu": {"samples": 800, "crop": 48, "batch": 8, "spacing": 2, "steps": 200, "seeds": 1, "n_test": 50},
+    "cpu": {"samples": 400, "crop": 48, "batch": 8, "spacing": 2, "steps": 120, "seeds": 1, "n_test": 50},
     "gpu": {"samples": 200_000, "crop": 96, "batch": 32, "spacing": 1, "steps": 1000, "seeds": 3, "n_test": 50},
 }
 size = SIZES[SIZE]

@@ -35,8 +35,7 @@ def test_the_papers_of_a_line_are_those_of_the_file(name: str) -> None:
     source = Path(inspect.getfile(objectives[name])).read_text()
     papers = re.findall(r"arxiv\.org/abs/([\d.]+)", rows()[name][2])
     assert papers
-    missing = [paper for paper in papers if paper not in source]
-    assert missing == [] or name == "hybrid"
+    assert [paper for paper in papers if paper not in source] == []
 
 
 @pytest.mark.parametrize("name", list_objectives())

@@ -1,6 +1,6 @@
 """Aligned views: where two crops of a scan overlap, the student's features of one are the teacher's of the other.
 
-After the consistent view alignment of Latent Campus, first in the open track of FOMO25 (its code:
+After the consistent view alignment of Latent Campus, first in the open track of FOMO25 (arXiv 2604.11679; its code:
 github.com/Tenbatsu24/LatentCampus), with three differences: places are followed through mirroring, turning, zoom and
 bending, where that code knows the crops' boxes; tokens that were dropped are left out of the comparison; and features
 are looked up first and then projected, which costs count^3 rows instead of a map.

@@ -1,4 +1,8 @@
-"""Several objectives over one pass of one encoder per view, summed with weights that may change over the run."""
+"""Several objectives over one pass of one encoder per view, summed with weights that may change over the run.
+
+Entries of the FOMO25 challenge (arXiv 2604.11679) that joined reconstruction and contrast led in classification and
+regression; `conf/objective/hybrid_*.yaml` follow three of them.
+"""
 
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
