@@ -8,6 +8,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from fomo_ssl.layers.attention import attend
+from fomo_ssl.layers.linear import Linear
 from fomo_ssl.layers.transformer import Rotary
 
 EVA_ROTARY_BASE = 10_000.0
@@ -32,17 +34,17 @@ class EvaAttention(nn.Module):
         if dim % (6 * heads):
             raise ValueError(f"width {dim} over {heads} heads is no multiple of 6, which rotation along 3 axes needs")
         self.heads = heads
-        self.q_proj = nn.Linear(dim, dim)
-        self.k_proj = nn.Linear(dim, dim, bias=False)  # a bias on keys cancels in the softmax
-        self.v_proj = nn.Linear(dim, dim)
+        self.q_proj = Linear(dim, dim)
+        self.k_proj = Linear(dim, dim, bias=False)  # a bias on keys cancels in the softmax
+        self.v_proj = Linear(dim, dim)
         self.norm = nn.LayerNorm(dim)
-        self.proj = nn.Linear(dim, dim)
+        self.proj = Linear(dim, dim)
 
     def forward(self, x: Float[Tensor, "b n d"], rotary: Rotary) -> Float[Tensor, "b n d"]:
         """Mix the tokens of each sample."""
         layers = (self.q_proj, self.k_proj, self.v_proj)
         q, k, v = (layer(x).unflatten(-1, (self.heads, -1)).transpose(1, 2) for layer in layers)
-        mixed = F.scaled_dot_product_attention(rotate_neighbours(q, rotary), rotate_neighbours(k, rotary), v)
+        mixed = attend(rotate_neighbours(q, rotary), rotate_neighbours(k, rotary), v)
         out: Tensor = self.proj(self.norm(mixed.transpose(1, 2).flatten(2)))
         return out
 
@@ -52,10 +54,10 @@ class SwiGLU(nn.Module):
 
     def __init__(self, dim: int, hidden: int) -> None:
         super().__init__()
-        self.fc1_g = nn.Linear(dim, hidden)
-        self.fc1_x = nn.Linear(dim, hidden)
+        self.fc1_g = Linear(dim, hidden)
+        self.fc1_x = Linear(dim, hidden)
         self.norm = nn.LayerNorm(hidden)
-        self.fc2 = nn.Linear(hidden, dim)
+        self.fc2 = Linear(hidden, dim)
 
     def forward(self, x: Float[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:
         """Each token on its own."""
