@@ -4,7 +4,8 @@
 
 The rows are those of a real store, repeated under new subjects: each points at a real scan file. `start` is the time
 from opening the store to the first batch with two workers; memory is the proportional set size (shared pages are
-divided among those who share them) of a worker after the first 500 batches, and its growth until the last one.
+divided among those who share them) after the first 500 batches; growth from there on is that of a worker's own pages,
+which programs that come and go beside it do not move.
 """
 
 import argparse
@@ -24,6 +25,7 @@ from fomo_ssl.data.loader import make_loader
 from fomo_ssl.data.sampling import Sampler
 
 WORKERS, BATCH = 2, 2
+OWN = ("Private_Clean", "Private_Dirty")
 
 
 def main() -> None:
@@ -74,24 +76,24 @@ def measure(path: Path, edge: int, batches: int) -> list[str]:
             speeds.append(seen / (time.perf_counter() - mark))
             mark, seen = time.perf_counter(), 0
         if k == min(500, batches // 2):
-            early = workers_memory()
+            worker_memory, early = workers_memory("Pss"), workers_memory(*OWN)
         if k == batches - 1:
-            late, main_memory = workers_memory(), memory(os.getpid())
+            late, main_memory = workers_memory(*OWN), memory(os.getpid(), "Pss")
     size = (path / "index.arrow").stat().st_size / 1e6
-    numbers = (size, opened, started, main_memory, early, late - early)
+    numbers = (size, opened, started, main_memory, worker_memory, late - early)
     return [f"{len(store):,}", *(f"{n:.2f}" for n in numbers), f"{speeds[0]:.0f}", f"{np.mean(speeds[-2:]):.0f}"]
 
 
-def memory(process: int) -> float:
-    """Proportional set size in MB."""
+def memory(process: int, *kinds: str) -> float:
+    """The sum of some kinds of memory in MB."""
     lines = Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("Pss:")) / 1e3
+    return sum(int(line.split()[1]) for line in lines if line.split(":")[0] in kinds) / 1e3
 
 
-def workers_memory() -> float:
+def workers_memory(*kinds: str) -> float:
     """Mean over the processes that this one started."""
     children = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text().split()
-    return float(np.mean([memory(int(child)) for child in children]))
+    return float(np.mean([memory(int(child), *kinds) for child in children]))
 
 
 if __name__ == "__main__":
