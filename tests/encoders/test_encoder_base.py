@@ -39,7 +39,7 @@ def test_loading_names_what_does_not_fit():
 def test_an_unknown_name_lists_near_ones():
     with pytest.raises(UnknownNameError, match="vit_s_p8"):
         create_encoder("vit_s_p9")
-    assert list_encoders("resenc_*") == ["resenc_b", "resenc_l", "resenc_s", "resenc_t"]
+    assert list_encoders("resenc_*") == ["resenc_b", "resenc_l", "resenc_s", "resenc_t", "resenc_xl"]
 
 
 @pytest.mark.parametrize("name", ["resenc_t", "unet_t"])
