@@ -1,4 +1,4 @@
-"""`python -m fomo_ssl.convert`: weights of other projects into a bundle, and a bundle into theirs."""
+"""Weights of other projects into a bundle, and a bundle into theirs."""
 
 import argparse
 from collections.abc import Sequence

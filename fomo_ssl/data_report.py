@@ -1,4 +1,4 @@
-"""`python -m fomo_ssl.data_report`: what a store holds and what in it is doubtful, as one page and a table of flags.
+"""What a store holds and what in it is doubtful, as one page and a table of flags.
 
     python -m fomo_ssl.data_report --store STORE
     python -m fomo_ssl.data_report --store STORE --output report/data.html --workers 8

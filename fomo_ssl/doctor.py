@@ -1,4 +1,4 @@
-"""`python -m fomo_ssl.doctor`: what this machine has, what is wrong with it, and the way out.
+"""What this machine has, what is wrong with it, and the way out.
 
 Imports nothing but the standard library at the top: it has to speak where torch, Lightning or rich do not load.
 Each `check_*` is a pure function of what a probe found; `examine` probes and calls them.

@@ -1,4 +1,4 @@
-"""`python -m fomo_ssl.embed`: one embedding per scan, as a table."""
+"""One embedding per scan, as a table."""
 
 import sys
 from collections.abc import Sequence

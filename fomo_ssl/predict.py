@@ -1,4 +1,4 @@
-"""`python -m fomo_ssl.predict`: one subject's raw NIfTI files in, a mask on their grid or a number as text out."""
+"""One subject's raw NIfTI files in, a mask on their grid or a number as text out."""
 
 import argparse
 from collections.abc import Mapping, Sequence
