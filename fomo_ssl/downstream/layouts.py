@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,8 @@ from fomo_ssl.downstream.tasks import RawCase, RawTask
 
 _YAML_KEYS = {"name", "kind", "sequences", "missing", "classes"}
 _SUFFIXES = (".nii.gz", ".nii")
+# Of a folder or a file, as in BIDS; `subjects` is none.
+_SUBJECT = re.compile(r"sub(?:[-_][0-9A-Za-z]+|\d+)")
 
 
 def read_layout(path: Path) -> RawTask:
@@ -78,7 +81,8 @@ def read_nnunet(root: Path) -> RawTask:
 def read_table(path: Path) -> RawTask:
     """A CSV with `image` or `image_<sequence>` columns, `label`, and optional `subject`, `session`, `dataset`.
 
-    Paths are relative to the table. Without a `subject` column the subject is the path's `sub…` folder, else the path.
+    Paths are absolute or relative to the table. Without a `subject` column the subject is the first `sub-…`, `sub_…` or
+    `sub1…` that a folder or the file of the path begins with, else the path.
     """
     with path.open(newline="", encoding="utf-8-sig") as file:
         rows = list(csv.DictReader(file))
@@ -100,13 +104,16 @@ def read_table(path: Path) -> RawTask:
 
 
 def _table_case(table: Path, row: Mapping[str, str], names: Mapping[str, str], datasets: Mapping[str, str]) -> RawCase:
-    paths = {sequence: table.parent / row[column] for column, sequence in names.items() if row[column]}
+    written = {sequence: Path(row[column]) for column, sequence in names.items() if row[column]}
+    paths = {sequence: table.parent / path for sequence, path in written.items()}
     for path in paths.values():
         if not path.exists():
             raise TaskError(f"no such image: {path}", where=table, way_out="Paths are relative to the table")
-    parts = next(iter(paths.values())).relative_to(table.parent).parts if paths else ()
+    # As written: an image may lie anywhere, above the table too.
+    first = next(iter(written.values()), Path())
+    parts = [part for part in first.parts if part not in (first.anchor, "..")]
     fallback = "_".join(parts).removesuffix(".gz").removesuffix(".nii")
-    subject = row.get("subject") or next((p for p in parts if p.startswith("sub")), fallback)
+    subject = row.get("subject") or next((found[0] for part in parts if (found := _SUBJECT.match(part))), fallback)
     session = row.get("session") or next((p for p in parts[:-1] if p.startswith("ses")), "")
     text = row["label"].strip()
     label = table.parent / text if text.endswith(_SUFFIXES) else text

@@ -154,6 +154,16 @@ def test_table_of_paths(make_task, tmp_path):
         load_task(table)
 
 
+def test_images_of_a_table_may_lie_anywhere(make_task, tmp_path):
+    images = make_task("classification", 2) / "preprocessed"
+    elsewhere = tmp_path / "subjects" / "tables"
+    elsewhere.mkdir(parents=True)
+    (images / "sub_1/ses_1/t1.nii.gz").rename(elsewhere.parent / "sub-7_t1.nii.gz")
+    table = elsewhere / "table.csv"
+    table.write_text(f"image,label\n{images / 'sub_0/ses_1/t1.nii.gz'},0\n../sub-7_t1.nii.gz,1\n")
+    assert sorted(case.subject for case in load_task(table).cases) == ["sub-7", "sub_0"]
+
+
 @pytest.mark.parametrize(("shape", "shift", "message"), [((20, 24, 17), 0.0, "shape"), ((20, 24, 18), 3.0, "3.0 mm")])
 def test_mask_off_its_image_is_refused(make_task, shape, shift, message):
     root = make_task("segmentation", 2)
