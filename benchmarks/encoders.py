@@ -66,7 +66,7 @@ CASES = {
     ),
     "primus_s": Case(
         "MAE, Primus-S 396 x 12, decoder 396 x 2, patch 8, 64³",
-        "our_vit",
+        "our_primus",
         "primus_mae",
         4,
         {"size": 64, "dim": 396, "heads": 6, "decoder": 396, "decoder_depth": 2},
@@ -96,6 +96,15 @@ def our_vit(batch: int, size: int, dim: int, heads: int, decoder: int, decoder_d
     from fomo_ssl.objectives import create_objective
 
     encoder = create_encoder("vit_t_p8", dim=dim, heads=heads)
+    options = {"mask_ratio": HIDDEN, "decoder_dim": decoder, "decoder_depth": decoder_depth}
+    return our_mae(create_objective("mae", encoder, **options), batch, size)
+
+
+def our_primus(batch: int, size: int, dim: int, heads: int, decoder: int, decoder_depth: int) -> tuple[nn.Module, Step]:
+    from fomo_ssl import create_encoder
+    from fomo_ssl.objectives import create_objective
+
+    encoder = create_encoder("primus_s", dim=dim, heads=heads, learned_grid=(size // 8,) * 3)
     options = {"mask_ratio": HIDDEN, "decoder_dim": decoder, "decoder_depth": decoder_depth}
     return our_mae(create_objective("mae", encoder, **options), batch, size)
 

@@ -22,7 +22,7 @@ def rotate_neighbours(x: Float[Tensor, "b h n d"], rotary: Rotary) -> Float[Tens
     The order of the pairs, all of one axis after all of the axis before, is that of `rotary_angles`.
     """
     cos, sin = (table[:, None] for table in rotary)
-    even, odd = x[..., 0::2], x[..., 1::2]
+    even, odd = x.float().unflatten(-1, (-1, 2)).unbind(dim=-1)
     return torch.stack((even * cos - odd * sin, odd * cos + even * sin), dim=-1).flatten(-2).to(x.dtype)
 
 
