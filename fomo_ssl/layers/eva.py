@@ -5,6 +5,7 @@ Parameter names are timm's, so that weights of Primus map one to one.
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -22,7 +23,7 @@ def rotate_neighbours(x: Float[Tensor, "b h n d"], rotary: Rotary) -> Float[Tens
     The order of the pairs, all of one axis after all of the axis before, is that of `rotary_angles`.
     """
     cos, sin = (table[:, None] for table in rotary)
-    even, odd = x.float().unflatten(-1, (-1, 2)).unbind(dim=-1)
+    even, odd = rearrange(x.float(), "b h n (p two) -> two b h n p", two=2)
     return torch.stack((even * cos - odd * sin, odd * cos + even * sin), dim=-1).flatten(-2).to(x.dtype)
 
 

@@ -137,10 +137,14 @@ def combine(affine: AffineParams, elastic: ElasticParams) -> WarpParams:
 
 def warp(x: Float[Tensor, "b c x y z"], params: WarpParams, mode: Mode = "bilinear") -> Float[Tensor, "b c x y z"]:
     """Interpolate once, on the samples that drew a warp; beyond an edge the crop is mirrored."""
-    deform = bool(params.control.any())
+    on_cpu, deform = x.device.type == "cpu", bool(params.control.any())
 
     def look_up(part: Tensor, p: WarpParams) -> Tensor:
-        grid = warp_grid(part.shape[2:], p.matrix, p.control if deform else None)
+        if on_cpu and len(part) > 1:
+            # One by one the positions of a crop stay in the cache, and only crops that drew a field pay for one.
+            return torch.cat([look_up(part[i : i + 1], p.take(torch.tensor([i]))) for i in range(len(part))])
+        bent = bool(p.control.any()) if on_cpu else deform
+        grid = warp_grid(part.shape[2:], p.matrix, p.control if bent else None)
         # Mirroring by hand, exact up to one crop's width outside: grid_sample's own reflection doubles its cost.
         grid = grid.clamp(-1.0, 1.0).mul_(2.0).sub_(grid)
         return F.grid_sample(part, grid, mode=mode, padding_mode="border", align_corners=False)
