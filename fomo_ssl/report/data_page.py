@@ -16,6 +16,7 @@ from fomo_ssl.corpus.codec import LEVELS, read_box
 from fomo_ssl.corpus.quality import Finding, Flag, Quality
 from fomo_ssl.corpus.store import Store
 from fomo_ssl.report import data_counts, data_figures
+from fomo_ssl.report.pages import fill
 from fomo_ssl.report.planes import three_planes
 
 FLAGS_CSV = "data_flags.csv"
@@ -55,21 +56,12 @@ def write_data_report(found: Quality, output: Path) -> Path:
 
 def render(found: Quality, date: str) -> str:
     """The page's text: no script, no address that leads out of it."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-    from markupsafe import Markup
-
-    templates = Environment(
-        loader=FileSystemLoader(Path(__file__).parent / "templates"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    templates.filters |= {"svg": Markup, "thousands": lambda n: f"{n:,}"}
     counts = data_counts.count(found.store.index)
     rejected = _quarantine(found.store)
     by_flag = {flag: [f for f in found.findings if f.flag is flag] for flag in Flag}
-    return templates.get_template("data_report.html.j2").render(
+    return fill(
+        "data_report.html.j2",
+        {"thousands": lambda n: f"{n:,}"},
         date=date,
         store=found.store,
         counts=counts,

@@ -12,6 +12,7 @@ from fomo_ssl.core.errors import RunError
 from fomo_ssl.core.files import write_text
 from fomo_ssl.downstream.metrics import HIGHER_IS_BETTER
 from fomo_ssl.report import figures, pictures, results
+from fomo_ssl.report.pages import fill
 from fomo_ssl.report.results import ALL, Row, Setting
 from fomo_ssl.report.runs import Run
 from fomo_ssl.report.sections import LABELS, section
@@ -42,24 +43,15 @@ def write_report(runs: Sequence[Run], output: Path) -> list[Row]:
 
 def render(runs: Sequence[Run], found: Sequence[Setting], table: Sequence[Row], date: str) -> str:
     """The page's text: no script, no address that leads out of it."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-    from markupsafe import Markup
-
-    templates = Environment(
-        loader=FileSystemLoader(Path(__file__).parent / "templates"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    templates.filters |= {"number": number, "interval": interval, "signed": signed, "svg": Markup}
     methods = dict.fromkeys(arm.method for setting in found for arm in setting.arms)
     colours = dict(zip(methods, figures.COLOURS * (len(methods) // len(figures.COLOURS) + 1), strict=False))
     tasks = dict.fromkeys(setting.task for setting in found)
     overall = [row for row in table if row.dataset == ALL]
     comparisons = [_comparison(row, overall) for row in overall if row.difference is not None]
     shown = {id(line[side]) for line in comparisons for side in ("row", "scratch")}
-    return templates.get_template("report.html.j2").render(
+    return fill(
+        "report.html.j2",
+        {"number": number, "interval": interval, "signed": signed},
         date=date,
         runs=[_describe(run) for run in runs],
         facts=_facts(runs),

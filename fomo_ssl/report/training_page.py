@@ -8,6 +8,7 @@ from typing import Any
 
 from fomo_ssl.core.files import write_text
 from fomo_ssl.report.figures import COLOURS
+from fomo_ssl.report.pages import fill
 from fomo_ssl.report.training_figures import Line, curves
 from fomo_ssl.training.reading import read_metrics, read_record
 
@@ -39,19 +40,10 @@ def write_training_report(run: Path) -> Path:
 
 def render(run: Path, date: str) -> str:
     """The page's text: no script, no address that leads out of it."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-    from markupsafe import Markup
-
-    templates = Environment(
-        loader=FileSystemLoader(Path(__file__).parent / "templates"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    templates.filters |= {"svg": Markup}
     record, rows = read_record(run), read_metrics(run / "metrics.csv")
-    return templates.get_template("training_report.html.j2").render(
+    return fill(
+        "training_report.html.j2",
+        {},
         name=run.resolve().name,
         date=date,
         record=record,
