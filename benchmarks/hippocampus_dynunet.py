@@ -2,8 +2,9 @@
 
     python benchmarks/hippocampus_dynunet.py TASK --shots 1,5,20 --seeds 3 --steps 600 --output dynunet.csv
 
-Plain choices: 1 mm, whole volumes of 48 x 64 x 48, batches of 2, AdamW with a cosine, Dice + cross entropy, rotation,
-scaling, noise and gamma by MONAI's dictionary transforms, no flips, no deep supervision.
+On a GPU where there is one. Plain choices: 1 mm, whole volumes of 48 x 64 x 48, batches of 2, AdamW with a cosine,
+Dice + cross entropy, rotation, scaling, noise and gamma by MONAI's dictionary transforms, no flips and no deep
+supervision.
 """
 
 import argparse
@@ -27,6 +28,7 @@ from fomo_ssl.imaging.canonical import CanonicalSpec, from_canonical
 
 CROP = (48, 64, 48)
 FILTERS = (16, 32, 64, 128)
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def augmentation() -> Compose:
@@ -73,7 +75,7 @@ def train(
     examples: list[Example], classes: int, steps: int, batch_size: int, lr: float, seed: int, bf16: bool
 ) -> DynUNet:
     set_determinism(seed)
-    model = network(classes)
+    model = network(classes).to(DEVICE)
     transform = augmentation()
     transform.set_random_state(seed)
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=0.01)
@@ -83,9 +85,9 @@ def train(
     for _ in range(steps):
         chosen = [examples[i] for i in order.integers(len(examples), size=batch_size)]
         items = [transform(padded(example)) for example in chosen]
-        image = torch.stack([torch.as_tensor(item["image"]).float() for item in items])
-        mask = torch.stack([torch.as_tensor(item["mask"]).long() for item in items])
-        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+        image = torch.stack([torch.as_tensor(item["image"]).float() for item in items]).to(DEVICE)
+        mask = torch.stack([torch.as_tensor(item["mask"]).long() for item in items]).to(DEVICE)
+        with torch.autocast(DEVICE.type, torch.bfloat16, enabled=bf16):
             logits = model(image)
         loss = loss_of(logits.float(), mask)
         optimizer.zero_grad()
@@ -104,7 +106,9 @@ def test(model: DynUNet, examples: list[Example], classes: int) -> list[dict[str
         shape = prepared.image.shape[1:]
         size = tuple(max(n, c) for n, c in zip(shape, CROP, strict=True))
         origin = centre_origin(shape, size)
-        logits = model(torch.from_numpy(window(prepared.image, origin, size, prepared.background))[None])[0]
+        logits = model(torch.from_numpy(window(prepared.image, origin, size, prepared.background))[None].to(DEVICE))[
+            0
+        ].cpu()
         x, y, z = (slice(-o, -o + n) for o, n in zip(origin, shape, strict=True))
         labels = logits[:, x, y, z].argmax(0).numpy().astype(np.uint8)
         mask = from_canonical(labels, prepared.affine, prepared.grid, "nearest")

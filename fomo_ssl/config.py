@@ -272,6 +272,17 @@ def triple(value: Any, key: str) -> tuple[int, int, int]:
     return x, y, z
 
 
+def boolean(value: Any, key: str) -> bool:
+    """True or false.
+
+    Raises:
+        ConfigError: neither.
+    """
+    if not isinstance(value, bool):
+        raise ConfigError(f"{key}={value} is neither true nor false", way_out=f"Give {key}=true or {key}=false")
+    return value
+
+
 def choice(value: Any, key: str, options: Sequence[str]) -> str:
     """One of some words.
 

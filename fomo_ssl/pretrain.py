@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from fomo_ssl.config import choice, hydra_main, integer, number, triple
+from fomo_ssl.config import boolean, choice, hydra_main, integer, number, triple
 from fomo_ssl.core.errors import CollapseError, ConfigError
 
 if TYPE_CHECKING:
@@ -109,6 +109,7 @@ def build_run_config(config: Mapping[str, Any]) -> "RunConfig":
         optim=build_optim(config["optim"]),
         data=build_data(config["data"]),
         precision=str(config["precision"]),
+        compile=boolean(config["compile"], "compile"),
         checkpoint_every=integer(config["checkpoint_every"], "checkpoint_every"),
         preview_every=integer(config["preview_every"], "preview_every"),
         log_every=integer(config["log_every"], "log_every"),
@@ -150,11 +151,9 @@ def build_health(values: Mapping[str, Any]) -> "HealthConfig":
     """The section `health`."""
     from fomo_ssl.training.callbacks.health import HealthConfig
 
-    if not isinstance(values["enabled"], bool):
-        raise ConfigError(f"health.enabled={values['enabled']} is neither true nor false")
     alarm: Any = choice(values["alarm"], "health.alarm", ("stop", "warn", "off"))
     return HealthConfig(
-        enabled=values["enabled"],
+        enabled=boolean(values["enabled"], "health.enabled"),
         every=integer(values["every"], "health.every"),
         crops=integer(values["crops"], "health.crops"),
         pictures=integer(values["pictures"], "health.pictures", 0),

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from fomo_ssl.encoders.base import Encoder, register_encoder
 from fomo_ssl.encoders.presets import MEDNEXT
 from fomo_ssl.encoders.pyramid import halving_info, run_stages
-from fomo_ssl.layers.convolution import convolve
+from fomo_ssl.layers.convolution import convolve, normalise
 
 
 class MedNeXtBlock(nn.Module):
@@ -29,7 +29,7 @@ class MedNeXtBlock(nn.Module):
 
     def forward(self, x: Float[Tensor, "b c x y z"]) -> Float[Tensor, "b _ _ _ _"]:
         """Maps of the same size, or half of it, rounded up."""
-        inner = self.norm(convolve(self.conv1, x))
+        inner = normalise(self.norm, convolve(self.conv1, x))
         out: Tensor = self.conv3(F.gelu(self.conv2(inner))) + self.res_conv(x)
         return out
 

@@ -14,8 +14,8 @@ SLOPE = 0.01
 class ConvNorm(nn.Module):
     """Convolution with same padding, instance norm and, if `act`, a leaky ReLU.
 
-    The norm is a GroupNorm with one channel a group: the same numbers and parameter names as an affine InstanceNorm3d
-    (eps 1e-5) at 1.2 times its speed on CPU, and no error for maps of one voxel when the batch is larger than one.
+    The norm is an affine instance norm (eps 1e-5) under the parameter names of a GroupNorm with one channel a group;
+    `normalise` says how it is computed.
     """
 
     def __init__(
@@ -35,8 +35,25 @@ class ConvNorm(nn.Module):
 
     def forward(self, x: Float[Tensor, "b c x y z"]) -> Float[Tensor, "b _ _ _ _"]:
         """Maps of the same size, or the size over the stride, rounded up."""
-        x = self.norm(convolve(self.conv, x))
+        x = normalise(self.norm, convolve(self.conv, x))
         return F.leaky_relu(x, SLOPE, inplace=True) if self.act else x
+
+
+def normalise(norm: nn.GroupNorm, x: Float[Tensor, "b c x y z"]) -> Float[Tensor, "b c x y z"]:
+    """Instance norm by the kernel that suits the device, with the same numbers up to rounding.
+
+    On a CPU as a GroupNorm, at 1.2 times the speed. On a GPU as an instance norm: autocast runs a GroupNorm in float32,
+    at 1.8 times the memory of a whole `resenc_l`. Under the compiler written out: instance norm's kernel views samples
+    as channels, which forces a copy where channels are last.
+    """
+    if torch.compiler.is_compiling():
+        var, mean = torch.var_mean(x.float(), dim=(2, 3, 4), correction=0, keepdim=True)
+        weight, bias = (p.view(-1, 1, 1, 1) for p in (norm.weight, norm.bias))
+        return ((x - mean) * ((var + norm.eps).rsqrt() * weight) + bias).to(x.dtype)
+    if x.device.type == "cuda":
+        return torch.instance_norm(x, norm.weight, norm.bias, None, None, True, 0.0, norm.eps, False)
+    out: Tensor = norm(x)
+    return out
 
 
 def convolve(conv: nn.Conv3d, x: Float[Tensor, "b c x y z"]) -> Float[Tensor, "b _ _ _ _"]:

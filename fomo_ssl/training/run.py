@@ -22,6 +22,7 @@ from fomo_ssl.training.callbacks.progress import ProgressBar
 from fomo_ssl.training.callbacks.recorder import Recorder
 from fomo_ssl.training.callbacks.saving import Saving
 from fomo_ssl.training.checkpoint import newest_checkpoint, samples_of, seed_everything
+from fomo_ssl.training.compiling import compile_regions
 from fomo_ssl.training.loggers import build_loggers
 from fomo_ssl.training.module import PretrainModule
 from fomo_ssl.training.optim import OptimConfig
@@ -45,6 +46,7 @@ class RunConfig:
         seed: of the split, the order, the crops and the augmentation; weights are seeded before they are built.
         optim, data: optimizer and data settings.
         precision: `auto` or one of Lightning's names.
+        compile: compile the network's blocks: minutes at the start, then faster steps on a GPU.
         checkpoint_every, preview_every: samples between checkpoints, and between looks at held-out scans.
         log_every: steps between rows of the log.
         health: looks at the encoder's embeddings, and the alarm.
@@ -59,6 +61,7 @@ class RunConfig:
     optim: OptimConfig = field(default_factory=OptimConfig)
     data: DataConfig = field(default_factory=DataConfig)
     precision: str = "auto"
+    compile: bool = False
     checkpoint_every: int = 10_000
     preview_every: int = 10_000
     log_every: int = 10
@@ -173,6 +176,7 @@ def _recipe(
         "samples": config.steps * config.batch_size,
         "seed": config.seed,
         "precision": precision,
+        "compile": config.compile,
         "optim": asdict(config.optim),
         "data": {key: value for key, value in asdict(config.data).items() if key not in _NOT_DECISIVE},
         "excluded": digest({"rows": source.excluded.tolist()}),
@@ -199,6 +203,8 @@ def _fit(run: Path, module: PretrainModule, source: CropSource, config: RunConfi
     # Saving comes after everything whose state it saves, or whose files it must not run ahead of.
     callbacks += [saving, ProgressBar(recorder, config.steps * config.batch_size, health)]
     seed_everything(config.seed)
+    if config.compile:
+        compile_regions(module.objective)
     with quiet():
         trainer = build_trainer(
             run,

@@ -36,7 +36,7 @@ def test_root_keys_are_few_and_known() -> None:
     # A new key needs an experiment that uses it.
     assert set(compose("pretrain", ["store=s"])) == {
         *("encoder", "objective", "augment", "data", "optim", "trainer", "logger"),
-        *("store", "run", "resume", "seed", "crop", "batch_size", "budget", "precision"),
+        *("store", "run", "resume", "seed", "crop", "batch_size", "budget", "precision", "compile"),
         *("checkpoint_every", "preview_every", "log_every", "health", "probe"),
     }
 

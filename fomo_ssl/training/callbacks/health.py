@@ -22,6 +22,7 @@ from fomo_ssl.objectives.losses import embedding_std, participation_ratio, rankm
 from fomo_ssl.training.callbacks.alarm import AlarmAction, CollapseAlarm
 from fomo_ssl.training.callbacks.features import draw_features, map_to_show
 from fomo_ssl.training.callbacks.probes import MIN_SUBJECTS, Probes
+from fomo_ssl.training.compiling import as_compiled
 from fomo_ssl.training.module import PretrainModule
 from fomo_ssl.training.source import CropSource
 
@@ -140,7 +141,13 @@ class Health(L.Callback):
         encoder.eval()
         # The run's random states must not depend on whether anybody looks.
         devices = [module.device] if module.device.type == "cuda" else []
-        with torch.random.fork_rng(devices), torch.no_grad(), trainer.precision_plugin.forward_context():
+        own_random_states = torch.random.fork_rng(devices)
+        with (
+            own_random_states,
+            torch.no_grad(),
+            as_compiled(module.objective),
+            trainer.precision_plugin.forward_context(),
+        ):
             embeddings, places = self._embed(module)
             is_finite = bool(embeddings.isfinite().all())
             if self.config.pictures and is_finite:

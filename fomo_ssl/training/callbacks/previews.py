@@ -9,6 +9,7 @@ import torch
 
 from fomo_ssl.core.types import CropBatch, Views
 from fomo_ssl.objectives.base import Preview
+from fomo_ssl.training.compiling import as_compiled
 from fomo_ssl.training.module import PretrainModule
 from fomo_ssl.training.pictures import grey_window, middle_slices, save_picture
 
@@ -48,7 +49,13 @@ class Previews(L.Callback):
         module.objective.eval()
         # The run's random states must not depend on whether anybody looks.
         devices = [module.device] if module.device.type == "cuda" else []
-        with torch.random.fork_rng(devices), torch.no_grad(), trainer.precision_plugin.forward_context():
+        own_random_states = torch.random.fork_rng(devices)
+        with (
+            own_random_states,
+            torch.no_grad(),
+            as_compiled(module.objective),
+            trainer.precision_plugin.forward_context(),
+        ):
             loss = float(module.objective(views, trainer.global_step).loss)
             preview = module.objective.preview(views)
         module.objective.train(was_training)
