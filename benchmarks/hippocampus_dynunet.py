@@ -19,6 +19,7 @@ from monai.networks.nets import DynUNet
 from monai.transforms import Compose, RandAdjustContrastd, RandAffined, RandGaussianNoised
 from monai.utils import set_determinism
 
+from fomo_ssl.downstream import weighted
 from fomo_ssl.downstream.cases import Example, centre_origin, load_example, window
 from fomo_ssl.downstream.metrics import segmentation_metrics
 from fomo_ssl.downstream.splits import Split, few_shot_splits
@@ -122,7 +123,7 @@ def run(split: Split, load, classes: int, args: argparse.Namespace) -> dict[str,
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
     rows = test(model, [load(name) for name in split.test], classes)
     dice = np.array([row["dice"] for row in rows])
-    interval = bootstrap_interval(lambda cases: float(dice[cases].mean()), split.test)
+    interval = bootstrap_interval(lambda weights: weighted.mean(weights, dice), split.test)
     surface = float(np.mean([row["surface_dice"] for row in rows]))
     return {
         "shots": split.shots,

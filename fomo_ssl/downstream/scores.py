@@ -9,11 +9,13 @@ from pathlib import Path
 import numpy as np
 
 from fomo_ssl.core.errors import RunError
-from fomo_ssl.downstream.metrics import METRICS, auroc, macro_auroc, mae, pearson
+from fomo_ssl.downstream import metrics, permutation, weighted
+from fomo_ssl.downstream.metrics import FURTHER, METRICS
+from fomo_ssl.downstream.permutation import Contrast
 from fomo_ssl.downstream.statistics import Interval, Statistic, bootstrap_interval, paired_difference
 
 _TEXT = ("case", "subject", "dataset")
-_OF_ALL_CASES = {"auroc": auroc, "mae": mae, "pearson": pearson}
+_OF_PROBABILITIES = ("balanced_accuracy", "brier", "ece")
 
 
 @dataclass(frozen=True)
@@ -23,9 +25,9 @@ class Predictions:
     Attributes:
         kind: of the task.
         cases, subjects, datasets: ids, one a row; `datasets` are empty strings where the task has none.
-        columns: numbers, one a row. Segmentation: `dice`, `surface_dice`, `dice_1` …; classification: `target` and
-            `prediction` (probability of class 1), with three and more classes the most likely class and
-            `probability_0` …; regression: `target` and `prediction`, in the unit of the label.
+        columns: numbers, one a row. Segmentation: `dice`, `surface_dice`, `volume_error` (which old tables lack),
+            `dice_1` …; classification: `target` and `prediction` (probability of class 1), with three and more classes
+            the most likely class and `probability_0` …; regression: `target` and `prediction`, in the label's unit.
     """
 
     kind: str
@@ -37,22 +39,59 @@ class Predictions:
     def __len__(self) -> int:
         return len(self.cases)
 
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """What can be computed from these columns, the metrics of the kind first."""
+        names = (*METRICS[self.kind], *FURTHER[self.kind])
+        return tuple(name for name in names if self.kind != "segmentation" or name in self.columns)
+
+    @property
+    def probabilities(self) -> np.ndarray:
+        """Of a classification: (cases, classes)."""
+        classes = sum(key.startswith("probability_") for key in self.columns)
+        if classes:
+            return np.stack([self.columns[f"probability_{k}"] for k in range(classes)], axis=1)
+        return np.stack([1.0 - self.columns["prediction"], self.columns["prediction"]], axis=1)
+
     def metric(self, name: str) -> float:
         """A metric over all rows."""
-        return self.statistic(name)(np.arange(len(self)))
+        if name in self.columns:
+            return float(self.columns[name].mean())
+        function, outputs = self._form(name)
+        return float(getattr(metrics, function)(outputs, self.columns["target"]))
 
     def statistic(self, name: str) -> Statistic:
-        """A metric as a function of row positions, which may repeat: what the bootstrap wants."""
+        """The metric for many weightings of the rows at once: what the bootstrap wants."""
         if name in self.columns:
             values = self.columns[name]
-            return lambda rows: float(values[rows].mean())
+            return lambda weights: weighted.mean(weights, values)
+        function, outputs = self._form(name)
+        of_weights, target = getattr(weighted, function), self.columns["target"]
+        return lambda weights: of_weights(weights, outputs, target)
+
+    def _form(self, name: str) -> tuple[str, np.ndarray]:
+        """The function of a metric, of the same name in `metrics` and `weighted`, and what it is given."""
+        if self.kind == "regression":
+            return name, self.columns["prediction"]
+        probabilities = self.probabilities
+        if name in _OF_PROBABILITIES:
+            return name, probabilities
+        return (name, probabilities[:, 1]) if probabilities.shape[1] == 2 else (f"macro_{name}", probabilities)
+
+    def contrast(self, other: "Predictions", name: str) -> Contrast:
+        """A metric of `METRICS` minus that of another table of the same cases, under swaps of their predictions."""
+        if name in self.columns:
+            return permutation.mean_contrast(self.columns[name], other.columns[name])
         target = self.columns["target"]
-        classes = sum(key.startswith("probability_") for key in self.columns)
-        if name == "auroc" and classes:
-            probabilities = np.stack([self.columns[f"probability_{k}"] for k in range(classes)], axis=1)
-            return lambda rows: macro_auroc(probabilities[rows], target[rows])
-        prediction, of_all_cases = self.columns["prediction"], _OF_ALL_CASES[name]
-        return lambda rows: of_all_cases(prediction[rows], target[rows])
+        if self.kind == "regression":
+            first, second = self.columns["prediction"], other.columns["prediction"]
+            if name == "pearson":
+                return permutation.pearson_contrast(first, second, target)
+            return permutation.mean_contrast(np.abs(first - target), np.abs(second - target))
+        own, others = self.probabilities, other.probabilities
+        # Of two classes one says it all: the area of the other is the same.
+        classes = range(own.shape[1]) if own.shape[1] > 2 else range(1, 2)
+        return permutation.mean_of([permutation.auroc_contrast(own[:, k], others[:, k], target == k) for k in classes])
 
     def take(self, rows: Sequence[int]) -> "Predictions":
         """The given rows, in that order."""
@@ -104,10 +143,14 @@ def concatenate(parts: Sequence[Predictions]) -> Predictions:
 
 
 def intervals(seeds: Sequence[Predictions], names: Sequence[str] | None = None) -> dict[str, Interval]:
-    """Each metric as the mean over `seeds` (tables with the same cases), with its interval over subjects."""
+    """Each metric as the mean over `seeds` (tables with the same cases), with its interval over subjects.
+
+    Args:
+        names: of metrics; None takes `METRICS`.
+    """
     first = seeds[0]
     return {
-        name: bootstrap_interval(_mean_metric(seeds, name), first.subjects, strata=first.strata())
+        name: bootstrap_interval(mean_statistic(seeds, name), first.subjects, strata=first.strata())
         for name in names or METRICS[first.kind]
     }
 
@@ -125,23 +168,48 @@ def of_dataset(table: Predictions, dataset: str) -> Predictions:
     return table.take([i for i, name in enumerate(table.datasets) if name == dataset])
 
 
-def differences(first: Sequence[Predictions], second: Sequence[Predictions]) -> dict[str, Interval]:
+def differences(
+    first: Sequence[Predictions], second: Sequence[Predictions], names: Sequence[str] | None = None
+) -> dict[str, Interval]:
     """Metric of `first` minus metric of `second`, both means over seeds, paired over the same subjects.
+
+    Args:
+        names: of metrics; None takes `METRICS`.
 
     Raises:
         RunError: the two were not tested on the same cases.
     """
-    table = first[0]
-    if any(other.cases != table.cases for other in (*first, *second)):
-        raise RunError("the two arms were tested on different cases", way_out="Finetune both in one run")
+    table = _same_cases(first, second)
     return {
         name: paired_difference(
-            _mean_metric(first, name), _mean_metric(second, name), table.subjects, strata=table.strata()
+            mean_statistic(first, name), mean_statistic(second, name), table.subjects, strata=table.strata()
         )
-        for name in METRICS[table.kind]
+        for name in names or METRICS[table.kind]
     }
 
 
-def _mean_metric(seeds: Sequence[Predictions], name: str) -> Statistic:
+def p_values(first: Sequence[Predictions], second: Sequence[Predictions]) -> dict[str, float]:
+    """Two-sided p of each of `METRICS` that `first` and `second`, seed by seed, differ by chance.
+
+    Raises:
+        RunError: the two were not tested on the same cases.
+    """
+    table = _same_cases(first, second)
+    contrasts = {
+        name: permutation.mean_of([own.contrast(other, name) for own, other in zip(first, second, strict=True)])
+        for name in METRICS[table.kind]
+    }
+    return permutation.sign_flip_tests(contrasts, table.subjects)
+
+
+def mean_statistic(seeds: Sequence[Predictions], name: str) -> Statistic:
+    """The mean of a metric over tables with the same cases."""
     statistics = [table.statistic(name) for table in seeds]
-    return lambda rows: sum(statistic(rows) for statistic in statistics) / len(statistics)
+    return lambda weights: np.mean([statistic(weights) for statistic in statistics], axis=0)
+
+
+def _same_cases(first: Sequence[Predictions], second: Sequence[Predictions]) -> Predictions:
+    table = first[0]
+    if any(other.cases != table.cases for other in (*first, *second)):
+        raise RunError("the two arms were tested on different cases", way_out="Finetune both in one run")
+    return table

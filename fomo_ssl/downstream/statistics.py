@@ -4,11 +4,16 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from jaxtyping import Float
 
 from fomo_ssl.core.seeding import numpy_generator
 
-Statistic = Callable[[np.ndarray], float]
-"""A number from the positions of the chosen cases; a position may come several times."""
+RESAMPLES = 10_000
+_CHUNK = 500
+"""Resamples drawn at once. It decides which numbers are drawn for what, so another value gives other intervals."""
+
+Statistic = Callable[[Float[np.ndarray, "r n"]], Float[np.ndarray, " r"]]
+"""Numbers from weights of the cases, one a row of weights: how often each case was drawn."""
 
 
 @dataclass(frozen=True)
@@ -24,32 +29,36 @@ class Interval:
         return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
 
 
-def resampled_cases(
-    subjects: Sequence[str], strata: Sequence[object] | None, *, seed: int, resamples: int
-) -> Iterator[np.ndarray]:
-    """Positions of cases under resampling of subjects with replacement, all cases of a subject together.
+def resampled_weights(
+    subjects: Sequence[str],
+    strata: Sequence[object] | None = None,
+    *,
+    seed: int = 0,
+    resamples: int = RESAMPLES,
+    stream: str = "bootstrap",
+) -> Iterator[Float[np.ndarray, "r n"]]:
+    """How often each case comes under resampling of subjects with replacement, in pieces of a few hundred resamples.
 
-    With `strata` (one value a case, such as the class) subjects are drawn within the stratum of their first case, so
-    that every resample holds every class.
+    All cases of a subject come equally often. With `strata` (one value a case, such as the class) subjects are drawn
+    within the stratum of their first case, so that every resample holds every class.
+
+    Args:
+        subjects: subject of each of the n cases.
+        stream: another name gives other draws under the same seed.
     """
-    cases_of: dict[str, list[int]] = {}
-    for position, subject in enumerate(subjects):
-        cases_of.setdefault(subject, []).append(position)
-    groups: dict[object, list[np.ndarray]] = {}
-    for cases in cases_of.values():
-        groups.setdefault(None if strata is None else strata[cases[0]], []).append(np.asarray(cases))
-    generator = numpy_generator(seed, stream="bootstrap")
-    sizes = [len(group) for group in groups.values()]
-    chosen = [generator.integers(size, size=(resamples, size)) for size in sizes]
-    if len(cases_of) == len(subjects):
-        # One case a subject, the usual thing: positions by one lookup.
-        positions = [np.concatenate(group) for group in groups.values()]
-        drawn = [members[picks] for members, picks in zip(positions, chosen, strict=True)]
-        yield from np.concatenate(drawn, axis=1)
-        return
-    for picks in zip(*chosen, strict=True):
-        pairs = zip(groups.values(), picks, strict=True)
-        yield np.concatenate([group[i] for group, which in pairs for i in which])
+    names, first, subject_of = np.unique(np.asarray(subjects), return_index=True, return_inverse=True)
+    groups: dict[object, list[int]] = {}
+    for subject in np.argsort(first):
+        groups.setdefault(None if strata is None else strata[int(first[subject])], []).append(int(subject))
+    generator = numpy_generator(seed, stream=stream)
+    for start in range(0, resamples, _CHUNK):
+        rows = min(_CHUNK, resamples - start)
+        counts = np.zeros((rows, len(names)))
+        for group in groups.values():
+            size = len(group)
+            cells = generator.integers(size, size=(rows, size)) + size * np.arange(rows)[:, None]
+            counts[:, group] = np.bincount(cells.ravel(), minlength=rows * size).reshape(rows, size)
+        yield counts[:, subject_of]
 
 
 def bootstrap_interval(
@@ -58,7 +67,7 @@ def bootstrap_interval(
     *,
     strata: Sequence[object] | None = None,
     seed: int = 0,
-    resamples: int = 2000,
+    resamples: int = RESAMPLES,
     level: float = 0.95,
 ) -> Interval:
     """The statistic of all cases with its percentile interval; resamples where it is undefined (nan) are left out.
@@ -68,11 +77,12 @@ def bootstrap_interval(
     """
     if not subjects:
         raise ValueError("an interval needs at least one case")
-    draws = [statistic(cases) for cases in resampled_cases(subjects, strata, seed=seed, resamples=resamples)]
-    finite = np.asarray(draws)[np.isfinite(draws)]
+    pieces = [statistic(weights) for weights in resampled_weights(subjects, strata, seed=seed, resamples=resamples)]
+    draws = np.concatenate(pieces)
+    finite = draws[np.isfinite(draws)]
     tail = (1.0 - level) / 2.0
     low, high = np.quantile(finite, [tail, 1.0 - tail]) if len(finite) else (float("nan"), float("nan"))
-    value = statistic(np.arange(len(subjects)))
+    value = statistic(np.ones((1, len(subjects))))[0]
     return Interval(float(value), float(low), float(high), len(set(subjects)))
 
 
@@ -83,9 +93,9 @@ def paired_difference(
     *,
     strata: Sequence[object] | None = None,
     seed: int = 0,
-    resamples: int = 2000,
+    resamples: int = RESAMPLES,
 ) -> Interval:
     """`first` minus `second` over the same subjects: both are computed on the same resamples."""
     return bootstrap_interval(
-        lambda cases: first(cases) - second(cases), subjects, strata=strata, seed=seed, resamples=resamples
+        lambda weights: first(weights) - second(weights), subjects, strata=strata, seed=seed, resamples=resamples
     )

@@ -40,7 +40,7 @@ def summarise(run: Path) -> list[Row]:
         for dataset, tables in _by_dataset(arms):
             common = [seed for seed in tables["pretrained"] if seed in tables["scratch"]]
             pairs = [[tables[arm][seed] for seed in common] for arm in ("pretrained", "scratch")]
-            differences = scores.differences(*pairs) if common else {}
+            differences = scores.differences(pairs[0], pairs[1]) if common else {}
             found = {arm: scores.intervals(list(of.values())) if of else {} for arm, of in tables.items()}
             seeds = max(len(of) for of in tables.values())
             for metric in found["pretrained"] or found["scratch"]:

@@ -31,7 +31,7 @@ from fomo_ssl.training.trainer import build_trainer, choose_precision, quiet
 
 Init = Literal["pretrained", "scratch"]
 PICTURED = 3
-"""Number of best and of worst test cases whose masks are kept for the report."""
+"""Number of best, of median and of worst test cases whose masks are kept for the report."""
 
 
 @dataclass(frozen=True)
@@ -232,12 +232,14 @@ def _number_row(spec: TaskSpec, outputs: np.ndarray, target: float) -> dict[str,
 def _write_pictures(
     folder: Path, predictions: scores.Predictions, examples: Sequence[Example], masks: Mapping[str, np.ndarray]
 ) -> dict[str, list[dict[str, Any]]]:
-    """Masks of the best and the worst cases as NIfTI, with the paths a report needs to draw them."""
+    """Masks of the best, the median and the worst cases as NIfTI, with the paths a report needs to draw them."""
     if not masks:
         return {}
     order = np.argsort(-predictions.columns["dice"], kind="stable")
     pictures: dict[str, list[dict[str, Any]]] = {}
-    for which, rows in (("best", order[:PICTURED]), ("worst", order[::-1][:PICTURED])):
+    middle = max(0, (len(order) - PICTURED) // 2)
+    chosen = {"best": order, "median": order[middle:], "worst": order[::-1]}
+    for which, rows in ((which, rows[:PICTURED]) for which, rows in chosen.items()):
         pictures[which] = []
         for row in rows:
             example = examples[int(row)]
