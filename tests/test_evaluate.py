@@ -41,10 +41,11 @@ def test_a_run_becomes_a_page_and_a_table(run: Path, tmp_path: Path, capsys: pyt
     assert "surface_dice" in out
     lines = list(csv.DictReader((tmp_path / "results.csv").read_text().splitlines()))
     assert {(line["init"], line["metric"]) for line in lines} == {
-        (init, metric) for init in ("pretrained", "scratch") for metric in ("dice", "surface_dice")
+        (init, metric) for init in ("pretrained", "scratch") for metric in ("dice", "surface_dice", "volume_error")
     }
     page = (tmp_path / "report.html").read_text()
-    assert page.count("data:image/png") == 6
+    # Four test cases: one worst, one median and one best.
+    assert page.count("data:image/png") == 3
     assert "1234abcd" in page
     assert "could not be drawn" not in page
 

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 
 MAX_BANDS = 8
+_CASES_EACH = 5
+"""With fewer cases than this times the bands, bands are wider."""
 _WIDTHS = (1.0, 2.0, 5.0)
 
 
@@ -27,20 +29,23 @@ class Band:
 
 
 def bands(target: np.ndarray) -> Sequence[Band]:
-    """Bands that hold a case, of one round width (1, 2 or 5 times a power of ten), at most eight over the range.
+    """Bands that hold a case, of one round width (1, 2 or 5 times a power of ten).
 
-    Ages from 18 to 90 fall into decades. Equal targets have no bands.
+    At most eight over the range, and with few cases fewer: ages from 18 to 90 of 40 cases and more fall into decades.
+    Targets that one band holds have none.
     """
     low, high = float(np.min(target)), float(np.max(target))
     if not np.isfinite([low, high]).all() or low == high:
         return []
-    power = int(np.floor(np.log10((high - low) / MAX_BANDS)))
-    for width in (base * 10.0**exponent for exponent in (power, power + 1) for base in _WIDTHS):
-        first, last = int(np.floor(low / width)), int(np.floor(high / width))
-        if last - first < MAX_BANDS:
-            found = [Band(_round(k * width), _round((k + 1) * width)) for k in range(first, last + 1)]
-            return [band for band in found if band.rows(target)]
-    raise AssertionError("a width of ten times the range holds everything")
+    limit = max(3, min(MAX_BANDS, len(target) // _CASES_EACH))
+    power = int(np.floor(np.log10((high - low) / limit)))
+    widths = (base * 10.0**exponent for exponent in (power, power + 1) for base in _WIDTHS)
+    # The greatest width is more than five times the range over the limit, so that one is found.
+    width = next(w for w in widths if np.floor(high / w) - np.floor(low / w) < limit)
+    first, last = int(np.floor(low / width)), int(np.floor(high / width))
+    found = [Band(_round(k * width), _round((k + 1) * width)) for k in range(first, last + 1)]
+    held = [band for band in found if band.rows(target)]
+    return held if len(held) > 1 else []
 
 
 def _round(value: float) -> float:

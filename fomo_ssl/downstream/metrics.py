@@ -42,6 +42,9 @@ none: it is best at 0."""
 
 ECE_BINS = 10
 
+Labels = Num[np.ndarray, " n"] | Bool[np.ndarray, " n"]
+"""Class indices, or whether a case is of the class in question."""
+
 
 def dice(prediction: np.ndarray, target: np.ndarray) -> float:
     """Overlap 2|A and B| / (|A| + |B|) of two boolean masks; two empty masks agree: 1."""
@@ -148,7 +151,7 @@ def most_likely(probabilities: Float[np.ndarray, "n k"]) -> Int[np.ndarray, " n"
     return np.asarray(probabilities.argmax(axis=1))
 
 
-def balanced_accuracy(probabilities: Float[np.ndarray, "n k"], labels: Num[np.ndarray, " n"]) -> float:
+def balanced_accuracy(probabilities: Float[np.ndarray, "n k"], labels: Labels) -> float:
     """Mean over classes of the share of their cases that is recognised; nan where a class has no case."""
     given = most_likely(probabilities)
     classes = range(probabilities.shape[1])
@@ -157,7 +160,7 @@ def balanced_accuracy(probabilities: Float[np.ndarray, "n k"], labels: Num[np.nd
     return float(np.mean([(given[labels == k] == k).mean() for k in classes]))
 
 
-def brier(probabilities: Float[np.ndarray, "n k"], labels: Num[np.ndarray, " n"]) -> float:
+def brier(probabilities: Float[np.ndarray, "n k"], labels: Labels) -> float:
     """Mean squared distance of probabilities from the truth (Brier 1950): 0 best, 1 worst of two classes, else 2.
 
     Over three and more classes the squares are summed; of two classes one is counted, as the other is the same.
@@ -165,14 +168,14 @@ def brier(probabilities: Float[np.ndarray, "n k"], labels: Num[np.ndarray, " n"]
     return float(np.mean(brier_terms(probabilities, labels)))
 
 
-def brier_terms(probabilities: Float[np.ndarray, "n k"], labels: Num[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
+def brier_terms(probabilities: Float[np.ndarray, "n k"], labels: Labels) -> Float[np.ndarray, " n"]:
     """What each case adds to the Brier score."""
     truth = labels[:, None] == np.arange(probabilities.shape[1])
     squares: np.ndarray = ((probabilities - truth) ** 2).sum(axis=1)
     return squares / 2.0 if probabilities.shape[1] == 2 else squares
 
 
-def ece(probabilities: Float[np.ndarray, "n k"], labels: Num[np.ndarray, " n"]) -> float:
+def ece(probabilities: Float[np.ndarray, "n k"], labels: Labels) -> float:
     """Expected calibration error (Naeini et al. 2015): mean gap of confidence and truth over ten bins of confidence.
 
     Of two classes confidence is the probability of the second one and truth whether it is that one; of more,
@@ -185,7 +188,7 @@ def ece(probabilities: Float[np.ndarray, "n k"], labels: Num[np.ndarray, " n"]) 
 
 
 def calibration_pairs(
-    probabilities: Float[np.ndarray, "n k"], labels: Num[np.ndarray, " n"]
+    probabilities: Float[np.ndarray, "n k"], labels: Labels
 ) -> tuple[Float[np.ndarray, " n"], Bool[np.ndarray, " n"]]:
     """Confidence and truth of each case, as `ece` compares them."""
     if probabilities.shape[1] == 2:

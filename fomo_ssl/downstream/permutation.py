@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Float, Num
 
 from fomo_ssl.core.seeding import numpy_generator
+from fomo_ssl.downstream.metrics import Labels
 
 PERMUTATIONS = 100_000
 _CHUNK = 2_000
@@ -62,9 +63,7 @@ def mean_contrast(first: Num[np.ndarray, " n"], second: Num[np.ndarray, " n"]) -
     return _linear((first - second) / len(first))
 
 
-def auroc_contrast(
-    first: Num[np.ndarray, " n"], second: Num[np.ndarray, " n"], labels: Num[np.ndarray, " n"]
-) -> Contrast:
+def auroc_contrast(first: Num[np.ndarray, " n"], second: Num[np.ndarray, " n"], labels: Labels) -> Contrast:
     """Difference of two areas under the ROC curve, whose scores are swapped as ranks.
 
     AUROC knows no scale, so that scores of two models are compared by their ranks (Venkatraman and Begg 1996).

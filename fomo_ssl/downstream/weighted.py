@@ -7,13 +7,12 @@ repeated so often; nan where that is not defined.
 from collections.abc import Callable
 
 import numpy as np
-from jaxtyping import Bool, Float, Num
+from jaxtyping import Float, Num
 
-from fomo_ssl.downstream.metrics import ECE_BINS, brier_terms, calibration_pairs, confidence_bins, most_likely
+from fomo_ssl.downstream.metrics import ECE_BINS, Labels, brier_terms, calibration_pairs, confidence_bins, most_likely
 
 Weights = Float[np.ndarray, "r n"]
 Values = Float[np.ndarray, " r"]
-Labels = Num[np.ndarray, " n"] | Bool[np.ndarray, " n"]
 _LEAST_SPREAD = 1e-12
 """A variance below this share of the largest squared deviation is rounding: the numbers are equal."""
 

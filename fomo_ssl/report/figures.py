@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -74,20 +75,66 @@ def score_by_shots(
         name: of the figure, unique on the page.
     """
     shots = sorted({k for points in series.values() for k, _ in points})
-    place = {k: i for i, k in enumerate(shots)}
     with Canvas(name, 1.2 + 0.9 * max(len(shots), 2), 2.6) as draw:
         ax = draw.figure.subplots()
-        for i, (method, points) in enumerate(series.items()):
-            # Side by side, or intervals of methods hide one another.
-            x = [place[k] + 0.08 * (i - (len(series) - 1) / 2) for k, _ in points]
-            values = np.array([interval.value for _, interval in points])
-            bars = np.abs(np.array([[p.low, p.high] for _, p in points]).T - values)
-            ax.errorbar(x, values, bars, label=method, color=colours[method], marker="o", markersize=4, capsize=2)
-        ax.set_xticks(range(len(shots)), [str(k) for k in shots])
-        ax.set_xlim(-0.4, len(shots) - 0.6)
+        _intervals(ax, series, shots, colours)
         ax.set_xlabel("training subjects")
         ax.set_ylabel(label)
         ax.legend()
+    return draw.svg
+
+
+def score_by_band(
+    panels: Mapping[str, Mapping[str, Sequence[tuple[str, Interval]]]], colours: Mapping[str, str], name: str
+) -> str:
+    """Scores in bands of the target, one panel a score: (band, interval) of each method by the score's name."""
+    bands = list(dict.fromkeys(band for series in panels.values() for points in series.values() for band, _ in points))
+    count = {band: p.n for series in panels.values() for points in series.values() for band, p in points}
+    with Canvas(name, (0.8 + 0.55 * max(len(bands), 3)) * len(panels), 2.7) as draw:
+        for i, (label, series) in enumerate(panels.items()):
+            ax = draw.figure.add_subplot(1, len(panels), i + 1)
+            ax.axhline(0.0, color=INK, linewidth=0.7, linestyle=(0, (4, 3)))
+            _intervals(ax, series, bands, colours)
+            ax.set_xticklabels([f"{band}\n{count[band]}" for band in bands])
+            ax.set_xlabel("true value, number of subjects")
+            ax.set_ylabel(label)
+            if not i:
+                ax.legend()
+    return draw.svg
+
+
+def _intervals(
+    ax: Any, series: Mapping[str, Sequence[tuple[Any, Interval]]], groups: Sequence[Any], colours: Mapping[str, str]
+) -> None:
+    """One line a method over equally spaced groups, with intervals."""
+    place = {group: i for i, group in enumerate(groups)}
+    for i, (method, points) in enumerate(series.items()):
+        # Side by side, or intervals of methods hide one another.
+        x = [place[group] + 0.08 * (i - (len(series) - 1) / 2) for group, _ in points]
+        values = np.array([interval.value for _, interval in points])
+        bars = np.abs(np.array([[p.low, p.high] for _, p in points]).T - values)
+        ax.errorbar(x, values, bars, label=method, color=colours[method], marker="o", markersize=4, capsize=2)
+    ax.set_xticks(range(len(groups)), [str(group) for group in groups])
+    ax.set_xlim(-0.4, len(groups) - 0.6)
+
+
+def rank_shares(shares: Mapping[str, Sequence[float]], colours: Mapping[str, str], name: str) -> str:
+    """How often each method takes each place: a row a method, a cell a place, darker and with its percentage."""
+    count = len(shares)
+    longest = max(map(len, shares))
+    with Canvas(name, 0.8 + 0.065 * longest + 0.5 * count, 0.55 + 0.3 * count) as draw:
+        ax = draw.figure.subplots()
+        for row, (method, of_places) in enumerate(shares.items()):
+            for place, share in enumerate(of_places):
+                ax.barh(row, 0.92, 0.86, place + 0.54, color=colours[method], alpha=0.05 + 0.6 * share, linewidth=0)
+                if share >= 0.005:
+                    ax.text(place + 1, row, f"{100 * share:.0f} %", ha="center", va="center", fontsize=8)
+        ax.set(xlim=(0.5, count + 0.5), ylim=(count - 0.5, -0.5), xlabel="rank")
+        ax.set_xticks(range(1, count + 1))
+        ax.set_yticks(range(count), list(shares))
+        ax.tick_params(length=0)
+        for side in ("left", "bottom"):
+            ax.spines[side].set_visible(False)
     return draw.svg
 
 

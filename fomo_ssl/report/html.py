@@ -1,21 +1,22 @@
 """The report: one page that holds everything it shows, and `results.csv`."""
 
-import json
 import math
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from fomo_ssl.core.errors import RunError
 from fomo_ssl.core.files import write_text
-from fomo_ssl.downstream.metrics import HIGHER_IS_BETTER
-from fomo_ssl.report import figures, pictures, results
+from fomo_ssl.downstream.metrics import HIGHER_IS_BETTER, METRICS
+from fomo_ssl.report import figures, pictures, provenance, results, results_table
+from fomo_ssl.report.failures import failures
 from fomo_ssl.report.pages import fill
-from fomo_ssl.report.results import ALL, Row, Setting
+from fomo_ssl.report.results import Row, Setting
 from fomo_ssl.report.runs import Run
 from fomo_ssl.report.sections import LABELS, section
+from fomo_ssl.report.standings import ranking
 
 FEW_SUBJECTS = 10
 """Below this, percentile intervals are too narrow to be taken at their word; the page marks them."""
@@ -36,7 +37,7 @@ def write_report(runs: Sequence[Run], output: Path) -> list[Row]:
         where = ", ".join(str(run.path) for run in runs)
         raise RunError("no seed has all its folds finished", where=where, way_out="finetune with resume=auto")
     table = results.rows(found)
-    write_text(output / "results.csv", results.to_csv(table))
+    write_text(output / "results.csv", results_table.to_csv(table))
     write_text(output / "report.html", render(runs, found, table, time.strftime("%Y-%m-%d %H:%M")))
     return table
 
@@ -46,15 +47,17 @@ def render(runs: Sequence[Run], found: Sequence[Setting], table: Sequence[Row], 
     methods = dict.fromkeys(arm.method for setting in found for arm in setting.arms)
     colours = dict(zip(methods, figures.COLOURS * (len(methods) // len(figures.COLOURS) + 1), strict=False))
     tasks = dict.fromkeys(setting.task for setting in found)
-    overall = [row for row in table if row.dataset == ALL]
+    overall = [row for row in table if row.overall and row.metric in METRICS[row.setting.kind]]
     comparisons = [_comparison(row, overall) for row in overall if row.difference is not None]
+    described = [provenance.describe(run) for run in runs]
     shown = {id(line[side]) for line in comparisons for side in ("row", "scratch")}
+    standings = ranking(found) if len(methods) > 1 else []
     return fill(
         "report.html.j2",
-        {"number": number, "interval": interval, "signed": signed},
+        {"number": number, "interval": interval, "signed": signed, "p_value": p_value},
         date=date,
-        runs=[_describe(run) for run in runs],
-        facts=_facts(runs),
+        runs=described,
+        facts=provenance.facts(runs),
         comparisons=comparisons,
         alone=[row for row in overall if id(row) not in shown],
         verdicts=Counter(row.verdict for row in overall if row.difference is not None),
@@ -62,8 +65,11 @@ def render(runs: Sequence[Run], found: Sequence[Setting], table: Sequence[Row], 
             section([s for s in found if s.task == task], [r for r in table if r.setting.task == task], colours)
             for task in tasks
         ],
-        # Two methods in one setting are ranked by their difference already.
-        ranking=results.ranking(found, table) if len(methods) * len(found) > 2 and len(methods) > 1 else [],
+        ranking=standings,
+        stability=figures.rank_shares({s.method: s.shares for s in standings}, colours, "ranks") if standings else "",
+        failures=failures(runs),
+        higher=HIGHER_IS_BETTER,
+        tolerances=", ".join(sorted({f"{run['tolerance']:g} mm" for run in described if run["tolerance"]})),
         colours=colours,
         labels=LABELS,
         truth=_css(pictures.TRUTH),
@@ -90,6 +96,13 @@ def signed(value: Any, digits: int = 3) -> str:
     return ("+" if value.value > 0 else "") + interval(value, digits)
 
 
+def p_value(value: float | None) -> str:
+    """`0.012`, `< 0.001`, or a dash."""
+    if value is None or not math.isfinite(value):
+        return "–"
+    return f"{value:.3f}" if value >= 0.001 else "< 0.001"
+
+
 def _comparison(row: Row, overall: Sequence[Row]) -> dict[str, Any]:
     """A line of the verdict table: the method, its twin, the difference and the words."""
     twin = row.setting.twin(row.arm)
@@ -104,6 +117,7 @@ def _comparison(row: Row, overall: Sequence[Row]) -> dict[str, Any]:
         "bar": figures.interval_bar(row.difference, max(limits, default=0.0), _verdict_colour(row.verdict)),
         "higher": HIGHER_IS_BETTER[row.metric],
         "few": row.difference.n < FEW_SUBJECTS,
+        "lost": row.verdict in (results.BETTER, results.WORSE) and not row.holds,
         "one_seed": len(row.arm.tables.keys() & twin.tables.keys()) < 2,
     }
 
@@ -114,48 +128,3 @@ def _verdict_colour(words: str) -> str:
 
 def _css(colour: tuple[int, int, int]) -> str:
     return "#{:02x}{:02x}{:02x}".format(*colour)
-
-
-def _describe(run: Run) -> dict[str, Any]:
-    recipe = run.recipe
-    training = recipe.get("training", {})
-    seconds = sum(float(unit.result.get("seconds_training", 0.0)) for unit in run.units)
-    return {
-        "path": str(run.path),
-        "task": recipe.get("task", "?"),
-        "encoder": recipe.get("encoder", {}).get("name", "?"),
-        "bundle": str(run.bundle) if run.bundle else "none",
-        "steps": training.get("steps"),
-        "batch_size": training.get("batch_size"),
-        "crop": " × ".join(map(str, recipe.get("crop", ()))),
-        "finished": len(run.units),
-        "unfinished": run.unfinished,
-        "minutes": seconds / 60.0,
-        "notes": list(recipe.get("notes", ())),
-    }
-
-
-def _facts(runs: Sequence[Run]) -> dict[str, str]:
-    """Versions, machine and pretraining data, each once."""
-    found: dict[str, dict[str, None]] = {}
-    for run in runs:
-        for key, value in run.record.get("circumstances", {}).items():
-            found.setdefault(key, {})[str(value)] = None
-        for key, value in _pretraining(run).items():
-            found.setdefault(key, {})[str(value)] = None
-    return {key: ", ".join(values) for key, values in found.items()}
-
-
-def _pretraining(run: Run) -> Mapping[str, Any]:
-    """What the bundle says of its training, where it is still there."""
-    if run.bundle is None:
-        return {}
-    try:
-        training: dict[str, Any] = json.loads((run.bundle / "config.json").read_text())["training"]
-    except (OSError, ValueError, KeyError):
-        return {"pretraining": f"{run.bundle} is no longer there"}
-    wanted = {"samples": "pretraining samples", "data_fingerprint": "pretraining data", "scans": "pretraining scans"}
-    facts = {label: training[key] for key, label in wanted.items() if key in training}
-    objective = training.get("recipe", {}).get("objective")
-    name = objective.get("name") if isinstance(objective, dict) else objective
-    return facts | ({"objective": name} if name else {})

@@ -1,21 +1,21 @@
 """From finished units to scores that may be compared: methods, settings, intervals and verdicts."""
 
-import csv
-import io
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-
-import numpy as np
+from dataclasses import dataclass, replace
 
 from fomo_ssl.downstream import scores
-from fomo_ssl.downstream.metrics import HIGHER_IS_BETTER, METRICS
+from fomo_ssl.downstream.bands import bands
+from fomo_ssl.downstream.metrics import HIGHER_IS_BETTER
+from fomo_ssl.downstream.permutation import holm
 from fomo_ssl.downstream.scores import Predictions
 from fomo_ssl.downstream.statistics import Interval
 from fomo_ssl.report.runs import INITS, Run, Unit
 
 BETTER, WORSE, UNCLEAR = "better", "worse", "no clear difference"
 ALL = "all"
+LEVEL = 0.05
+"""Below it, p after Holm's correction says that a difference holds for the family of all comparisons."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +65,9 @@ class Row:
     Attributes:
         dataset: `all`, or one dataset of several.
         difference: to the from-scratch twin, paired over subjects and on the seeds that both finished.
+        band: of the target, such as `60-70`; empty for all of it.
+        p, p_holm: of the paired permutation test, alone and in the family of all tested rows: those over all cases of
+            the metrics by which methods are compared. None where nothing was tested.
     """
 
     setting: Setting
@@ -73,6 +76,19 @@ class Row:
     metric: str
     score: Interval
     difference: Interval | None
+    band: str = ""
+    p: float | None = None
+    p_holm: float | None = None
+
+    @property
+    def overall(self) -> bool:
+        """Whether the row is over all cases."""
+        return self.dataset == ALL and not self.band
+
+    @property
+    def holds(self) -> bool:
+        """Whether the difference holds after Holm's correction."""
+        return self.p_holm is not None and self.p_holm <= LEVEL
 
     @property
     def verdict(self) -> str:
@@ -144,70 +160,49 @@ def bundle_name(run: Run) -> str:
 
 
 def rows(found: Sequence[Setting]) -> list[Row]:
-    """Every metric of every method, over all cases and within each dataset where there are several."""
+    """Every metric of every method: over all cases, within each dataset where there are several, and by band."""
     result = []
     for setting in found:
         for arm in setting.arms:
             twin = setting.twin(arm)
             for dataset in _datasets(arm):
-                own = _of(arm, dataset)
-                both = [seed for seed in own if twin is not None and seed in twin.tables]
-                other = _of(twin, dataset) if twin is not None else {}
-                apart = scores.differences([own[s] for s in both], [other[s] for s in both]) if both else {}
-                values = scores.intervals(list(own.values()))
-                result += [Row(setting, arm, dataset, name, values[name], apart.get(name)) for name in values]
+                own, other = _of(arm, dataset), _of(twin, dataset) if twin is not None else {}
+                both = [seed for seed in own if seed in other]
+                pairs = [own[seed] for seed in both], [other[seed] for seed in both]
+                tested = scores.p_values(*pairs) if both and dataset == ALL else {}
+                values, apart = _scores(list(own.values()), pairs)
+                result += [
+                    Row(setting, arm, dataset, name, values[name], apart.get(name), p=tested.get(name))
+                    for name in values
+                ]
+            result += _banded(setting, arm, twin)
+    adjusted = iter(holm([row.p for row in result if row.p is not None]))
+    return [row if row.p is None else replace(row, p_holm=next(adjusted)) for row in result]
+
+
+def _scores(
+    own: Sequence[Predictions], pairs: tuple[Sequence[Predictions], Sequence[Predictions]]
+) -> tuple[dict[str, Interval], dict[str, Interval]]:
+    """Every metric that all tables have, and the differences of those that point somewhere."""
+    shared = [name for name in own[0].metrics if all(name in table.metrics for table in (*own, *pairs[1]))]
+    pointing = [name for name in shared if name in HIGHER_IS_BETTER]
+    return scores.intervals(own, shared), scores.differences(*pairs, pointing) if pairs[0] else {}
+
+
+def _banded(setting: Setting, arm: Arm, twin: Arm | None) -> list[Row]:
+    """The error of a regression in each band of the target."""
+    if setting.kind != "regression":
+        return []
+    result = []
+    for band in bands(arm.seeds[0].columns["target"]):
+        rows_of = band.rows(arm.seeds[0].columns["target"])
+        own = {seed: table.take(rows_of) for seed, table in arm.tables.items()}
+        other = {seed: table.take(rows_of) for seed, table in (twin.tables if twin is not None else {}).items()}
+        both = [seed for seed in own if seed in other]
+        apart = scores.differences([own[s] for s in both], [other[s] for s in both], ["mae"]) if both else {}
+        values = scores.intervals(list(own.values()), ["mae", "bias"])
+        result += [Row(setting, arm, ALL, name, values[name], apart.get(name), band=band.label) for name in values]
     return result
-
-
-def to_csv(table: Sequence[Row]) -> str:
-    """The text of `results.csv`; empty fields where there is no twin."""
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    head = "task kind training shots dataset metric method init run mean low high subjects seeds"
-    writer.writerow([*head.split(), "difference", "difference_low", "difference_high", "verdict"])
-    for row in table:
-        s, a, d = row.setting, row.arm, row.difference
-        apart = ["", "", ""] if d is None else [f"{x:.6g}" for x in (d.value, d.low, d.high)]
-        ids = [s.task, s.kind, s.label, s.shots or "", row.dataset, row.metric, a.method, a.init, str(a.run.path)]
-        numbers = [f"{x:.6g}" for x in (row.score.value, row.score.low, row.score.high)]
-        writer.writerow([*ids, *numbers, row.score.n, len(a.tables), *apart, row.verdict])
-    return out.getvalue()
-
-
-def ranking(found: Sequence[Setting], table: Sequence[Row]) -> list[tuple[str, float, dict[str, float]]]:
-    """Mean rank of each method as in FOMO25, best first: (method, overall, rank by setting).
-
-    In a setting methods are ranked by each metric (equal scores share the mean of their places), and the ranks of the
-    metrics are averaged; overall is the mean over settings. A method that is missing in a setting gets the number of
-    methods there + 1. Scores that are not defined come last.
-    """
-    methods = list(dict.fromkeys(arm.method for setting in found for arm in setting.arms))
-    ranks: dict[str, dict[str, float]] = {method: {} for method in methods}
-    for setting in found:
-        present = [arm.method for arm in setting.arms]
-        per_metric = []
-        for metric in METRICS[setting.kind]:
-            of = {
-                r.arm.method: r.score.value
-                for r in table
-                if r.setting is setting and (r.dataset, r.metric) == (ALL, metric)
-            }
-            sign = -1.0 if HIGHER_IS_BETTER[metric] else 1.0
-            per_metric.append(mean_places(np.nan_to_num([sign * of[name] for name in present], nan=np.inf)))
-        mean = np.mean(per_metric, axis=0)
-        for method in methods:
-            here = float(mean[present.index(method)]) if method in present else len(present) + 1.0
-            ranks[method][f"{setting.task}, {setting.label}"] = here
-    overall = [(method, float(np.mean(list(of.values()))), of) for method, of in ranks.items()]
-    return sorted(overall, key=lambda item: item[1])
-
-
-def mean_places(values: np.ndarray) -> np.ndarray:
-    """Places from 1 for the smallest; equal values share the mean of their places."""
-    smaller = (values[None] < values[:, None]).sum(axis=1)
-    equal = (values[None] == values[:, None]).sum(axis=1)
-    places: np.ndarray = smaller + (equal + 1) / 2
-    return places
 
 
 def _arms(run: Run) -> dict[tuple[int, str], list[Unit]]:

@@ -45,6 +45,7 @@ class Run:
         units: the finished ones.
         unfinished: number of planned units without a result.
         folds: of cross-validation; 0 for few-shot splits.
+        splits: contents of `splits.json`.
     """
 
     path: Path
@@ -52,6 +53,7 @@ class Run:
     units: Sequence[Unit]
     unfinished: int
     folds: int
+    splits: Sequence[Mapping[str, Any]] = ()
 
     @property
     def recipe(self) -> Mapping[str, Any]:
@@ -101,7 +103,7 @@ def read_run(path: Path) -> Run:
     pretrained = bool(record.get("recipe", {}).get("bundle"))
     twin = not pretrained or any(name.endswith("_scratch") for name in begun)
     folds = 1 + max((-1 if split["fold"] is None else split["fold"] for split in splits), default=-1)
-    return Run(path, record, units, len(splits) * (pretrained + twin) - len(units), folds)
+    return Run(path, record, units, len(splits) * (pretrained + twin) - len(units), folds, splits)
 
 
 def read_unit(folder: Path) -> Unit:

@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 
 from fomo_ssl.core.errors import RejectedScan
-from fomo_ssl.downstream.metrics import METRICS
+from fomo_ssl.downstream.metrics import FURTHER, METRICS
+from fomo_ssl.downstream.statistics import Interval
 from fomo_ssl.imaging.nifti import Volume, read
 from fomo_ssl.imaging.orientation import to_ras
 from fomo_ssl.report import figures, pictures
-from fomo_ssl.report.results import ALL, Arm, Row, Setting
+from fomo_ssl.report.results import Arm, Row, Setting
 from fomo_ssl.report.runs import Unit
 
 LABELS = {
@@ -21,10 +22,17 @@ LABELS = {
     "auroc": "AUROC",
     "mae": "mean absolute error",
     "pearson": "Pearson r",
+    "volume_error": "volume error, ml",
+    "average_precision": "average precision",
+    "balanced_accuracy": "balanced accuracy",
+    "brier": "Brier score",
+    "ece": "calibration error",
+    "bias": "bias",
 }
 PICTURED = 3
-"""Worst cases and best cases shown of a task."""
+"""Worst, median and best cases shown of a task."""
 
+RANKS = ("worst", "median", "best")
 _AXES = LABELS | {"mae": "MAE"}
 _POINTS = 60
 """Points of a loss curve: the mean of each piece of the training, since single steps are noise."""
@@ -35,18 +43,24 @@ class Section:
     """A task as the template shows it; figures are SVG text, empty where there is nothing to draw.
 
     Attributes:
-        detail: label of the setting that agreement, ROC and cases are shown for: the one with most training data.
+        detail: label of the setting that agreement, ROC, bands and cases are shown for: the one with most training
+            data.
+        further: rows of the metrics that are described beside those that methods are compared by.
+        bands: the error in bands of the target.
         datasets: rows within each dataset.
-        cases: pictures with captions, worst first.
+        cases: pictures with captions, from the worst to the best.
     """
 
     task: str
     kind: str
     settings: Sequence[str]
+    methods: Sequence[str]
     detail: str
     curves: str
     by_shots: Sequence[str]
     agreement: str
+    further: Sequence[Row]
+    bands: str
     datasets: Sequence[Row]
     cases: Sequence["CasePicture"]
     lost_cases: int
@@ -79,22 +93,33 @@ def section(found: Sequence[Setting], table: Sequence[Row], colours: Mapping[str
         task=name,
         kind=last.kind,
         settings=[setting.label for setting in found],
+        methods=list(dict.fromkeys(arm.method for setting in found for arm in setting.arms)),
         detail=last.label,
         curves=_learning_curves(found, colours),
         by_shots=_by_shots(found, table, colours),
         agreement=_agreement(last, colours),
-        datasets=_by_dataset(found, table),
+        further=_grouped([row for row in table if row.overall], found, FURTHER[last.kind]),
+        bands=_by_band(last, table, colours),
+        datasets=_grouped([row for row in table if not (row.overall or row.band)], found, METRICS[last.kind]),
         cases=cases,
         lost_cases=lost,
     )
 
 
-def _by_dataset(found: Sequence[Setting], table: Sequence[Row]) -> list[Row]:
-    """Rows within each dataset, the methods of one metric under each other."""
+def _grouped(table: Sequence[Row], found: Sequence[Setting], metrics: Sequence[str]) -> list[Row]:
+    """Rows of some metrics, by setting and dataset, the methods of one metric under each other."""
     order = {id(setting): i for i, setting in enumerate(found)}
-    metrics = METRICS[found[0].kind]
-    inside = [row for row in table if row.dataset != ALL]
-    return sorted(inside, key=lambda row: (order[id(row.setting)], row.dataset, metrics.index(row.metric)))
+    chosen = [row for row in table if row.metric in metrics]
+    return sorted(chosen, key=lambda row: (order[id(row.setting)], row.dataset, metrics.index(row.metric)))
+
+
+def _by_band(setting: Setting, table: Sequence[Row], colours: Mapping[str, str]) -> str:
+    panels: dict[str, dict[str, list[tuple[str, Interval]]]] = {}
+    for row in table:
+        if row.setting is setting and row.band:
+            of_metric = panels.setdefault(_AXES[row.metric], {})
+            of_metric.setdefault(row.arm.method, []).append((row.band, row.score))
+    return figures.score_by_band(panels, colours, f"{setting.task} bands") if panels else ""
 
 
 def _learning_curves(found: Sequence[Setting], colours: Mapping[str, str]) -> str:
@@ -140,7 +165,7 @@ def _by_shots(found: Sequence[Setting], table: Sequence[Row], colours: Mapping[s
     for metric in METRICS[found[0].kind]:
         series: dict[str, list[Any]] = {}
         for row in table:
-            if row.setting.shots and (row.dataset, row.metric) == (ALL, metric):
+            if row.setting.shots and row.overall and row.metric == metric:
                 series.setdefault(row.arm.method, []).append((row.setting.shots, row.score))
         drawn.append(figures.score_by_shots(series, colours, _AXES[metric], f"{found[0].task} {metric}"))
     return drawn
@@ -171,7 +196,7 @@ def _agreement(setting: Setting, colours: Mapping[str, str]) -> str:
 
 
 def _cases(setting: Setting) -> tuple[list[CasePicture], int]:
-    """The worst and the best cases of the first arm's first seed, and how many could not be drawn."""
+    """The worst, median and best cases of the first arm's first seed, and how many could not be drawn."""
     if setting.kind != "segmentation":
         return [], 0
     arm, drawn, lost = setting.arms[0], list[CasePicture](), 0
@@ -188,13 +213,23 @@ def _cases(setting: Setting) -> tuple[list[CasePicture], int]:
 
 
 def pictured(arm: Arm) -> dict[str, list[tuple[Unit, Mapping[str, Any]]]]:
-    """The worst and the best cases of an arm's first seed; each fold kept masks of its own, the extremes are shown."""
+    """The worst, the median and the best cases of an arm's first seed, each case once.
+
+    Each fold kept masks of its own cases; those at the extremes and nearest the median of all folds are shown. Runs
+    from before kept none of the median.
+    """
     first = min(unit.result["seed"] for unit in arm.units)
     units = [unit for unit in arm.units if unit.result["seed"] == first]
-    found = {}
-    for rank, sign in (("worst", 1), ("best", -1)):
+    all_dice = np.concatenate([unit.predictions.columns["dice"] for unit in units])
+    distance = {"worst": lambda d: d, "best": lambda d: -d, "median": lambda d: abs(d - float(np.median(all_dice)))}
+    count = max(1, min(PICTURED, len(all_dice) // len(RANKS)))
+    found: dict[str, list[tuple[Unit, Mapping[str, Any]]]] = {rank: [] for rank in RANKS}
+    shown: set[str] = set()
+    for rank in ("worst", "best", "median"):
         entries = [(unit, entry) for unit in units for entry in unit.result["pictures"].get(rank, ())]
-        found[rank] = sorted(entries, key=lambda pair: sign * pair[1]["dice"])[:PICTURED]
+        fresh = [pair for pair in entries if pair[1]["case"] not in shown]
+        found[rank] = sorted(fresh, key=lambda pair: distance[rank](pair[1]["dice"]))[:count]
+        shown |= {entry["case"] for _, entry in found[rank]}
     return found
 
 

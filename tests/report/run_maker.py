@@ -14,6 +14,7 @@ from fomo_ssl.downstream import scores
 from fomo_ssl.downstream.metrics import METRICS
 from fomo_ssl.downstream.scores import Predictions
 from fomo_ssl.imaging.nifti import write
+from fomo_ssl.report import standings
 from fomo_ssl.synthetic.phantoms import phantom
 
 CASES = 16
@@ -22,8 +23,10 @@ CASES = 16
 class RunMaker:
     """Writes runs; `quality` 0 to 1 of each start decides how good the drawn predictions are."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, *, further: bool = True) -> None:
         self.root = root
+        # Runs from before have neither volume errors nor pictures of the median, nor splits with names.
+        self.further = further
 
     def __call__(
         self,
@@ -85,7 +88,13 @@ class RunMaker:
         }
         record = {"status": "finished", "kind": "finetune", "recipe": recipe, "circumstances": {"torch": "2.14.1"}}
         (run / "run.json").write_text(json.dumps(record))
-        (run / "splits.json").write_text(json.dumps([{"shots": s, "seed": i, "fold": f} for s, i, f in splits]))
+        names = [f"sub_{i:02d}" for i in range(CASES)]
+        planned = [
+            {"shots": s, "seed": i, "fold": f}
+            | ({"test": names if f is None else names[f::folds]} if self.further else {})
+            for s, i, f in splits
+        ]
+        (run / "splits.json").write_text(json.dumps(planned))
         return run
 
     def predictions(self, kind: str, level: float, seed: int, datasets: Sequence[str]) -> Predictions:
@@ -95,6 +104,8 @@ class RunMaker:
         if kind == "segmentation":
             base = np.clip(level + 0.08 * truth.standard_normal(CASES) + 0.03 * rng.standard_normal(CASES), 0, 1)
             columns = {"dice": base, "surface_dice": np.clip(base + 0.05, 0, 1), "dice_1": base}
+            if self.further:
+                columns["volume_error"] = 20.0 * (1.0 - base)
         elif kind == "classification":
             target = np.arange(CASES) % 2 * 1.0
             score = 1 / (1 + np.exp(-(4 * level * (target - 0.5) + 1.5 * rng.standard_normal(CASES))))
@@ -118,7 +129,10 @@ class RunMaker:
     def pictures(self, folder: Path, table: Predictions) -> dict[str, list[dict[str, Any]]]:
         order = np.argsort(-table.columns["dice"])
         found: dict[str, list[dict[str, Any]]] = {}
-        for which, rows in (("best", order[:3]), ("worst", order[::-1][:3])):
+        chosen = {"best": order[:3], "median": order[len(order) // 2 - 1 :][:3], "worst": order[::-1][:3]}
+        for which, rows in chosen.items():
+            if which == "median" and not self.further:
+                continue
             found[which] = []
             for row in map(int, rows):
                 name = table.cases[row]
@@ -147,3 +161,4 @@ def few_resamples(patch: pytest.MonkeyPatch) -> None:
     """A page has dozens of intervals; no test of the report is about how smooth they are."""
     for name in ("bootstrap_interval", "paired_difference"):
         patch.setattr(scores, name, partial(getattr(scores, name), resamples=60))
+    patch.setattr(standings, "resampled_weights", partial(standings.resampled_weights, resamples=200))

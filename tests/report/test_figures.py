@@ -17,6 +17,7 @@ def some_figures() -> dict[str, str]:
     line = np.linspace(1.0, 0.2, 5)
     curve = figures.Curve("pretrained", COLOURS["pretrained"], np.arange(5.0), line, line - 0.1, line + 0.1)
     points = [(1, Interval(0.5, 0.4, 0.6, 9)), (5, Interval(float("nan"), float("nan"), float("nan"), 9))]
+    bands = [(name, interval) for name, (_, interval) in zip(("20–30", "30–40"), points, strict=True)]
     ages = np.array([20.0, 50.0, 70.0])
     return {
         "curves": figures.learning_curves([figures.Panel("1 shot", "loss", [curve])] * 5, "curves"),
@@ -24,6 +25,10 @@ def some_figures() -> dict[str, str]:
         "scatter": figures.scatter([figures.Points("a", ages, ages + 3, ["IXI", "IXI", "OASIS"])], "value", "scatter"),
         "flat": figures.scatter([figures.Points("a", ages * 0, ages * 0)], "value", "flat"),
         "roc": figures.roc({"scratch": [(np.array([0.1, 0.9]), np.array([0, 1]))]}, COLOURS, "roc"),
+        "bands": figures.score_by_band(
+            {"MAE": {"scratch": [("20–30", points[0][1]), ("30–40", points[1][1])]}}, COLOURS, "b"
+        ),
+        "ranks": figures.rank_shares({"scratch": [0.75, 0.25], "pretrained": [0.25, 0.75]}, COLOURS, "ranks"),
         "bar": figures.interval_bar(Interval(0.1, -0.1, 0.3, 9), 0.3, "#123456"),
     }
 
@@ -39,6 +44,10 @@ def test_figures_are_well_formed_and_take_the_colour_of_the_page(drawn: dict[str
         assert svg.startswith("<svg"), name
         assert "currentColor" in svg, name
         assert "#000000" not in svg, name
+
+
+def test_shares_of_ranks_are_written_in_their_cells(drawn: dict[str, str]) -> None:
+    assert re.findall(r">(\d+ %)<", drawn["ranks"]) == ["75 %", "25 %", "25 %", "75 %"]
 
 
 def test_figures_are_the_same_bytes_every_time(drawn: dict[str, str]) -> None:

@@ -1,13 +1,16 @@
 import re
 from html.parser import HTMLParser
 
+import numpy as np
 import pytest
 from run_maker import RunMaker, few_resamples
 
 from fomo_ssl.core.errors import RunError
 from fomo_ssl.report import results
 from fomo_ssl.report.html import render, write_report
+from fomo_ssl.report.provenance import fingerprints
 from fomo_ssl.report.runs import Run, read_run
+from fomo_ssl.report.sections import pictured
 
 
 class Balanced(HTMLParser):
@@ -59,12 +62,89 @@ def test_the_page_shows_what_was_asked(text: str) -> None:
     assert "1 not finished and left out" in text
     for heading in ("Score against training subjects", "Learning curves", "ROC, 4 shots", "Within each dataset"):
         assert heading in text
-    assert text.count("data:image/png") == 6
+    assert text.count("data:image/png") == 9
     assert "Predicted and true values, 4-fold cross-validation" in text
     assert re.search(r"better in \d", text)
     assert "How the figures were computed" in text
     assert "* Fewer than 10 subjects" in text
     assert "torch" in text
+    assert "Error by band, 4-fold cross-validation" in text
+    for metric in ("volume error, ml", "Brier score", "calibration error", "balanced accuracy"):
+        assert metric in text
+
+
+def test_comparisons_carry_p_and_those_that_do_not_survive_correction_are_marked(make_run: RunMaker) -> None:
+    clear = page(read_run(make_run("x", "segmentation", shots=(5,), pictures=False)))
+    # 16 subjects, all better: 2 of 65,536 sign vectors are as extreme.
+    assert clear.count("<td>&lt; 0.001</td>") == 4
+    assert "2 of them hold" in clear
+    assert "‡" not in clear
+    # Three subjects cannot be told from chance, whatever the interval says: p is 1/4 at least.
+    few = make_run("y", "segmentation", shots=(5,), pictures=False)
+    for file in few.glob("units/*/predictions.csv"):
+        file.write_text("\n".join(file.read_text().splitlines()[:4]))
+    text = page(read_run(few))
+    assert "0 of them hold" in text
+    assert re.search(r"better&nbsp;\*‡</td>", text)
+    assert "<td>0.250</td><td>0.500</td>" in text
+
+
+def test_the_ranking_is_shown_with_its_stability(text: str) -> None:
+    assert "<h3>Ranking" in text
+    assert "How often each method takes each rank" in text
+
+
+def test_what_is_missing_is_listed(make_run: RunMaker, text: str) -> None:
+    assert re.search(r"units not finished</td>.*?1 of 8: shots5_seed1_scratch", text)
+    whole = make_run("x", "regression", shots=(1,))
+    assert "Nothing: every planned unit is finished" in page(read_run(whole))
+    alone = read_run(make_run("y", "regression", shots=(1,), quality={"pretrained": 0.5}))
+    assert "no twin" in page(alone)
+    file = whole / "units" / "shots1_seed1_scratch" / "predictions.csv"
+    lines = file.read_text().splitlines()
+    (whole / "quarantine.csv").write_text("path,reason,detail\nsub_99/t1.nii.gz,truncated,ends at voxel 7\n")
+    # Every arm of the seed is tested on the same cases, so that the lost one is lost in all of them.
+    for other in whole.glob("units/*/predictions.csv"):
+        other.write_text("\n".join(other.read_text().splitlines()[:-1]))
+    lost = page(read_run(whole))
+    assert re.search(r"cases without a prediction</td>.*?1: " + lines[-1].split(",")[0], lost)
+    assert "sub_99/t1.nii.gz, truncated, ends at voxel 7" in lost
+    missing = [f"fold1_seed0_{init}" for init in ("pretrained", "scratch")]
+    folds = read_run(make_run("z", "regression", folds=4, skip=missing))
+    assert "pretrained, seed 0: not every fold is finished" in page(folds)
+
+
+def test_a_case_is_pictured_once_and_the_median_is_in_the_middle(make_run: RunMaker) -> None:
+    run = read_run(make_run("x", "segmentation", shots=(5,), seeds=1))
+    (setting,) = results.settings([run])
+    chosen = pictured(setting.arms[0])
+    assert [len(entries) for entries in chosen.values()] == [3, 3, 3]
+    cases = [entry["case"] for entries in chosen.values() for _, entry in entries]
+    assert len(set(cases)) == 9
+    dice = {rank: [entry["dice"] for _, entry in entries] for rank, entries in chosen.items()}
+    assert max(dice["worst"]) <= min(dice["median"])
+    assert max(dice["median"]) <= min(dice["best"])
+    middle = float(np.median(setting.arms[0].seeds[0].columns["dice"]))
+    assert min(dice["median"]) <= middle <= max(dice["median"])
+
+
+def test_a_run_from_before_makes_a_page(make_run: RunMaker) -> None:
+    text = page(read_run(RunMaker(make_run.root, further=False)("old", "segmentation", shots=(5,))))
+    assert text.count("data:image/png") == 6
+    assert "Further metrics" not in text
+
+
+def test_provenance_holds_configuration_and_fingerprints(make_run: RunMaker) -> None:
+    one, same = (read_run(make_run(name, "regression", task="t", shots=(1,))) for name in ("x", "y"))
+    other = read_run(make_run("z", "regression", task="t", shots=(5,)))
+    text = page(one)
+    assert "Configuration of" in text
+    assert "&#34;batch_size&#34;: 2" in text
+    prints = fingerprints(one)
+    assert prints == fingerprints(same)
+    assert prints["splits"] != fingerprints(other)["splits"]
+    assert prints["bundle"] == "no longer there"
+    assert prints["splits"] in text
 
 
 def test_names_are_escaped(make_run: RunMaker) -> None:
@@ -86,7 +166,7 @@ def test_cases_whose_files_moved_are_counted(make_run: RunMaker) -> None:
     path = make_run("x", "segmentation", shots=(1,), seeds=1)
     (make_run.root / "images" / next(p.name for p in (make_run.root / "images").iterdir())).unlink()
     text = page(read_run(path))
-    assert re.search(r"<strong>[1-6] could not be drawn", text)
+    assert re.search(r"<strong>[1-9] could not be drawn", text)
 
 
 def test_an_undefined_score_is_a_dash(make_run: RunMaker) -> None:

@@ -7,11 +7,14 @@ import pytest
 from run_maker import RunMaker
 
 from fomo_ssl.core.errors import RunError
-from fomo_ssl.downstream.scores import differences, intervals
+from fomo_ssl.downstream.permutation import holm
+from fomo_ssl.downstream.scores import differences, intervals, p_values
 from fomo_ssl.downstream.statistics import Interval
 from fomo_ssl.report import results
 from fomo_ssl.report.html import number
+from fomo_ssl.report.results_table import to_csv
 from fomo_ssl.report.runs import find_runs, read_run
+from fomo_ssl.report.standings import ranking
 
 
 def test_units_are_read_and_the_unfinished_counted(make_run: RunMaker) -> None:
@@ -31,7 +34,49 @@ def test_scores_are_those_of_downstream(make_run: RunMaker) -> None:
     row = next(r for r in table if r.arm is arm)
     assert row.score == intervals(arm.seeds)["auroc"]
     assert row.difference == differences(arm.seeds, twin.seeds)["auroc"]
-    assert [r.difference for r in table if r.arm is twin] == [None]
+    assert row.p == p_values(arm.seeds, twin.seeds)["auroc"]
+    assert {r.difference for r in table if r.arm is twin} == {None}
+    assert {r.metric for r in table} == {"auroc", "average_precision", "balanced_accuracy", "brier", "ece"}
+
+
+def test_the_family_of_holm_is_every_tested_comparison_of_the_report(make_run: RunMaker) -> None:
+    runs = [
+        read_run(make_run("tumour", "segmentation", pictures=False)),
+        read_run(make_run("age", "regression", folds=4, datasets=("A", "B"))),
+    ]
+    table = results.rows(results.settings(runs))
+    tested = [row for row in table if row.p is not None]
+    # Two metrics at 1 and 5 shots and two in cross-validation; nothing within datasets, bands or of further metrics.
+    assert [(row.metric, row.setting.label) for row in tested] == [
+        ("mae", "4-fold cross-validation"),
+        ("pearson", "4-fold cross-validation"),
+        ("dice", "1 shot"),
+        ("surface_dice", "1 shot"),
+        ("dice", "5 shots"),
+        ("surface_dice", "5 shots"),
+    ]
+    assert all(row.overall for row in tested)
+    assert [row.p_holm for row in tested] == holm([row.p for row in tested if row.p is not None])
+    assert [row.holds for row in tested] == [row.p_holm is not None and row.p_holm <= 0.05 for row in tested]
+    assert any(row.holds for row in tested)
+
+
+def test_the_error_of_a_regression_is_shown_by_band(make_run: RunMaker) -> None:
+    (setting,) = results.settings([read_run(make_run("age", "regression", shots=(5,)))])
+    table = [row for row in results.rows([setting]) if row.band]
+    target = setting.arms[0].seeds[0].columns["target"]
+    bands = list(dict.fromkeys(row.band for row in table))
+    assert len(bands) > 1
+    for band in bands:
+        low, high = (float(end) for end in band.split("–"))
+        inside = np.flatnonzero((target >= low) & (target < high))
+        for arm in setting.arms:
+            errors = [seed.columns["prediction"][inside] - target[inside] for seed in arm.seeds]
+            found = {row.metric: row for row in table if row.band == band and row.arm is arm}
+            assert found["mae"].score.value == pytest.approx(np.mean(np.abs(errors)))
+            assert found["bias"].score.value == pytest.approx(np.mean(errors))
+            assert found["mae"].score.n == len(inside)
+            assert (found["mae"].difference is None) == (arm.init == "scratch")
 
 
 def test_the_difference_is_on_the_seeds_that_both_finished(make_run: RunMaker) -> None:
@@ -84,9 +129,15 @@ def test_ranking_is_the_mean_of_ranks_per_metric_with_ties_and_gaps(make_run: Ru
     ]
     found = results.settings(runs)
     table = results.rows(found)
-    ranked = results.ranking(found, table)
-    assert [method for method, _, _ in ranked] == ["pretrained one", "scratch", "pretrained two"]
-    assert dict(ranked[2][2]) == {"age, 5 shots": 3.0, "seg, 5 shots": 2.0}
+    ranked = ranking(found)
+    assert [place.method for place in ranked] == ["pretrained one", "scratch", "pretrained two"]
+    assert ranked[2].by_setting == {"age, 5 shots": 3.0, "seg, 5 shots": 2.0}
+    assert [place.rank for place in ranked] == [1.0, 2.5, 2.5]
+    for place in ranked:
+        assert place.low <= place.rank <= place.high
+        assert sum(place.shares) == pytest.approx(1.0)
+    assert [sum(place.shares[k] for place in ranked) for k in range(3)] == pytest.approx([1.0] * 3)
+    assert ranked[0].shares[0] == 1.0
     # Plain reference for one setting and metric.
     scores = {r.arm.method: r.score.value for r in table if r.setting.task == "seg" and r.metric == "dice"}
     assert sorted(scores, key=lambda name: -scores[name]) == ["pretrained one", "pretrained two", "scratch"]
@@ -121,14 +172,27 @@ def test_csv_has_a_line_a_task_shots_init_and_metric(make_run: RunMaker) -> None
         read_run(make_run("age", "regression", folds=4)),
     ]
     table = results.rows(results.settings(runs))
-    lines = list(csv.DictReader(io.StringIO(results.to_csv(table))))
-    assert len(lines) == 2 * 2 * 2 + 2 * 2
-    keys = {(line["task"], line["training"], line["init"], line["metric"]) for line in lines}
+    lines = list(csv.DictReader(io.StringIO(to_csv(table))))
+    bands = {row.band for row in table if row.band}
+    assert len(lines) == 2 * 2 * 3 + 2 * 3 + 2 * 2 * len(bands)
+    keys = {(line["task"], line["training"], line["init"], line["metric"], line["band"]) for line in lines}
     assert len(keys) == len(lines)
     first = next(x for x in lines if x["task"] == "tumour" and x["init"] == "pretrained" and x["shots"] == "5")
     assert float(first["low"]) <= float(first["mean"]) <= float(first["high"])
     assert (first["subjects"], first["seeds"], first["verdict"]) == ("16", "2", "better")
+    assert 0.0 < float(first["p"]) <= float(first["p_holm"]) < 0.05
     assert {line["difference"] for line in lines if line["init"] == "scratch"} == {""}
+    assert {line["p"] for line in lines if line["init"] == "scratch" or line["metric"] == "volume_error"} == {""}
+
+
+def test_runs_from_before_are_evaluated_with_what_they_have(make_run: RunMaker) -> None:
+    old = read_run(RunMaker(make_run.root, further=False)("old", "segmentation", shots=(5,), task="t"))
+    new = read_run(make_run("new", "segmentation", shots=(5,), task="t", pictures=False))
+    table = results.rows(results.settings([old, new]))
+    metrics = {str(run.path): {row.metric for row in table if row.arm.run is run} for run in (old, new)}
+    assert metrics[str(old.path)] == {"dice", "surface_dice"}
+    assert metrics[str(new.path)] == {"dice", "surface_dice", "volume_error"}
+    assert len(ranking(results.settings([old, new]))) == 4
 
 
 def test_nothing_to_evaluate_is_an_error(make_run: RunMaker) -> None:
