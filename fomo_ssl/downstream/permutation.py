@@ -74,7 +74,7 @@ def auroc_contrast(first: Num[np.ndarray, " n"], second: Num[np.ndarray, " n"], 
 
     positive = np.asarray(labels).astype(bool)
     n_positive, n_negative = int(positive.sum()), int((~positive).sum())
-    if not n_positive or not n_negative:
+    if not n_positive or not n_negative or not np.isfinite([first, second]).all():
         return _linear(np.full(len(positive), np.nan))
     ranks = [rankdata(first), rankdata(second)]
     won = [[_wins(above[positive], below[~positive]) for below in ranks] for above in ranks]

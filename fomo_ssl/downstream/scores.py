@@ -54,10 +54,12 @@ class Predictions:
         return np.stack([1.0 - self.columns["prediction"], self.columns["prediction"]], axis=1)
 
     def metric(self, name: str) -> float:
-        """A metric over all rows."""
+        """A metric over all rows; nan where it is not defined, or a row holds no number."""
         if name in self.columns:
             return float(self.columns[name].mean())
         function, outputs = self._form(name)
+        if not np.isfinite(outputs).all():
+            return float("nan")
         return float(getattr(metrics, function)(outputs, self.columns["target"]))
 
     def statistic(self, name: str) -> Statistic:
@@ -66,6 +68,8 @@ class Predictions:
             values = self.columns[name]
             return lambda weights: weighted.mean(weights, values)
         function, outputs = self._form(name)
+        if not np.isfinite(outputs).all():
+            return lambda weights: np.full(len(weights), np.nan)
         of_weights, target = getattr(weighted, function), self.columns["target"]
         return lambda weights: of_weights(weights, outputs, target)
 

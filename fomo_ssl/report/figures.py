@@ -85,21 +85,25 @@ def score_by_shots(
 
 
 def score_by_band(
-    panels: Mapping[str, Mapping[str, Sequence[tuple[str, Interval]]]], colours: Mapping[str, str], name: str
+    series: Mapping[str, Sequence[tuple[str, Interval]]], colours: Mapping[str, str], label: str, name: str
 ) -> str:
-    """Scores in bands of the target, one panel a score: (band, interval) of each method by the score's name."""
-    bands = list(dict.fromkeys(band for series in panels.values() for points in series.values() for band, _ in points))
-    count = {band: p.n for series in panels.values() for points in series.values() for band, p in points}
-    with Canvas(name, (0.8 + 0.55 * max(len(bands), 3)) * len(panels), 2.7) as draw:
-        for i, (label, series) in enumerate(panels.items()):
-            ax = draw.figure.add_subplot(1, len(panels), i + 1)
-            ax.axhline(0.0, color=INK, linewidth=0.7, linestyle=(0, (4, 3)))
-            _intervals(ax, series, bands, colours)
-            ax.set_xticklabels([f"{band}\n{count[band]}" for band in bands])
-            ax.set_xlabel("true value, number of subjects")
-            ax.set_ylabel(label)
-            if not i:
-                ax.legend()
+    """A score in bands of the target, one line a method, with 95 % intervals and the number of subjects of each band.
+
+    Args:
+        series: (band, interval) by method.
+        colours: by method.
+        label: of the score's axis.
+        name: of the figure, unique on the page.
+    """
+    count = {band: interval.n for points in series.values() for band, interval in points}
+    with Canvas(name, 0.9 + 0.55 * max(len(count), 4), 2.6) as draw:
+        ax = draw.figure.subplots()
+        ax.axhline(0.0, color=INK, linewidth=0.7, linestyle=(0, (4, 3)))
+        _intervals(ax, series, list(count), colours)
+        ax.set_xticklabels([f"{band}\n{n}" for band, n in count.items()])
+        ax.set_xlabel("true value, number of subjects")
+        ax.set_ylabel(label)
+        ax.legend()
     return draw.svg
 
 
@@ -141,6 +145,7 @@ def rank_shares(shares: Mapping[str, Sequence[float]], colours: Mapping[str, str
 def scatter(panels: Sequence[Points], unit: str, name: str) -> str:
     """Predicted against true value, one panel a method, coloured by dataset, with the line of perfect agreement."""
     everything = np.concatenate([np.concatenate([p.target, p.prediction]) for p in panels])
+    everything = everything[np.isfinite(everything)]
     pad = 0.05 * float(np.ptp(everything)) or 1.0
     low, high = float(everything.min()) - pad, float(everything.max()) + pad
     datasets = sorted({dataset for p in panels for dataset in p.datasets})
@@ -160,13 +165,14 @@ def scatter(panels: Sequence[Points], unit: str, name: str) -> str:
 
 
 def roc(curves: Mapping[str, Sequence[tuple[np.ndarray, np.ndarray]]], colours: Mapping[str, str], name: str) -> str:
-    """ROC curves, one line a method and seed: (scores, labels 0 or 1) of each seed by method."""
+    """ROC curves, one line a method and seed: (scores, labels 0 or 1) of each seed by method; nan is left out."""
     with Canvas(name, 3.1, 3.0) as draw:
         ax = draw.figure.subplots()
         ax.plot([0, 1], [0, 1], color=INK, linewidth=0.7, linestyle=(0, (4, 3)))
         for method, seeds in curves.items():
             for i, (scores, labels) in enumerate(seeds):
-                false, true = roc_points(scores, labels)
+                known = np.isfinite(scores)
+                false, true = roc_points(scores[known], labels[known])
                 ax.plot(false, true, color=colours[method], linewidth=1.2, alpha=0.8, label=None if i else method)
         ax.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), xlabel="false positive rate", ylabel="true positive rate")
         ax.set_aspect("equal")

@@ -46,7 +46,7 @@ class Section:
         detail: label of the setting that agreement, ROC, bands and cases are shown for: the one with most training
             data.
         further: rows of the metrics that are described beside those that methods are compared by.
-        bands: the error in bands of the target.
+        bands: figures of the error in bands of the target.
         datasets: rows within each dataset.
         cases: pictures with captions, from the worst to the best.
     """
@@ -60,7 +60,7 @@ class Section:
     by_shots: Sequence[str]
     agreement: str
     further: Sequence[Row]
-    bands: str
+    bands: Sequence[str]
     datasets: Sequence[Row]
     cases: Sequence["CasePicture"]
     lost_cases: int
@@ -113,13 +113,16 @@ def _grouped(table: Sequence[Row], found: Sequence[Setting], metrics: Sequence[s
     return sorted(chosen, key=lambda row: (order[id(row.setting)], row.dataset, metrics.index(row.metric)))
 
 
-def _by_band(setting: Setting, table: Sequence[Row], colours: Mapping[str, str]) -> str:
-    panels: dict[str, dict[str, list[tuple[str, Interval]]]] = {}
+def _by_band(setting: Setting, table: Sequence[Row], colours: Mapping[str, str]) -> list[str]:
+    """One figure a metric."""
+    series: dict[str, dict[str, list[tuple[str, Interval]]]] = {}
     for row in table:
         if row.setting is setting and row.band:
-            of_metric = panels.setdefault(_AXES[row.metric], {})
-            of_metric.setdefault(row.arm.method, []).append((row.band, row.score))
-    return figures.score_by_band(panels, colours, f"{setting.task} bands") if panels else ""
+            series.setdefault(row.metric, {}).setdefault(row.arm.method, []).append((row.band, row.score))
+    return [
+        figures.score_by_band(of_metric, colours, _AXES[metric], f"{setting.task} {metric} by band")
+        for metric, of_metric in series.items()
+    ]
 
 
 def _learning_curves(found: Sequence[Setting], colours: Mapping[str, str]) -> str:

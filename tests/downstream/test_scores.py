@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 
 from fomo_ssl.core.errors import RunError
-from fomo_ssl.downstream.metrics import auroc, macro_auroc, mae
+from fomo_ssl.downstream.metrics import METRICS, auroc, macro_auroc, mae
+from fomo_ssl.downstream.permutation import mean_of
 from fomo_ssl.downstream.scores import (
     Predictions,
     by_dataset,
@@ -10,6 +11,7 @@ from fomo_ssl.downstream.scores import (
     differences,
     intervals,
     of_dataset,
+    p_values,
     read_csv,
     to_csv,
 )
@@ -48,6 +50,54 @@ def test_metrics_are_those_of_the_metrics_module():
     columns = {"target": np.arange(12.0) % 3, "prediction": np.zeros(12), **three}
     multi = Predictions("classification", classes.cases, classes.subjects, classes.datasets, columns)
     assert multi.metric("auroc") == macro_auroc(np.stack(list(three.values()), axis=1), columns["target"])
+
+
+@pytest.mark.parametrize("kind", ["segmentation", "classification", "regression"])
+def test_a_row_without_a_number_leaves_scores_undefined(kind):
+    whole = table(kind)
+    columns = {name: column.copy() for name, column in whole.columns.items()}
+    for name in set(columns) - {"target"}:
+        columns[name][3] = np.nan
+    broken = Predictions(kind, whole.cases, whole.subjects, whole.datasets, columns)
+    for name in whole.metrics:
+        assert np.isfinite(whole.metric(name))
+        assert np.isnan(broken.metric(name))
+        assert np.isnan([intervals([broken], [name])[name].value, intervals([broken], [name])[name].low]).all()
+    assert np.isnan(list(p_values([broken], [whole]).values())).all()
+
+
+def test_tables_from_before_have_the_metrics_they_hold():
+    old = table("segmentation")
+    assert old.metrics == ("dice", "surface_dice")
+    columns = old.columns | {"volume_error": np.ones(12)}
+    new = Predictions("segmentation", old.cases, old.subjects, old.datasets, columns)
+    assert new.metrics == ("dice", "surface_dice", "volume_error")
+    assert table("classification").metrics == ("auroc", "average_precision", "balanced_accuracy", "brier", "ece")
+
+
+@pytest.mark.parametrize("kind", ["segmentation", "classification", "regression"])
+def test_what_is_tested_is_the_difference_of_the_scores(kind):
+    first, second = [table(kind, 0.1), table(kind, 0.3)], [table(kind)] * 2
+    for name in METRICS[kind]:
+        contrast = mean_of([own.contrast(other, name) for own, other in zip(first, second, strict=True)])
+        assert contrast(np.ones((1, 12)))[0] == pytest.approx(differences(first, second)[name].value)
+        assert contrast(-np.ones((1, 12)))[0] == pytest.approx(-differences(first, second)[name].value)
+    assert set(p_values(first, second)) == set(METRICS[kind])
+
+
+def test_three_classes_are_tested_by_the_mean_of_their_areas():
+    generator = np.random.default_rng(8)
+    names = tuple(map(str, range(15)))
+    both = []
+    for _ in range(2):
+        outputs = generator.dirichlet([1.0] * 3, size=15)
+        columns = {"target": np.arange(15.0) % 3, "prediction": outputs.argmax(axis=1).astype(float)}
+        columns |= {f"probability_{k}": outputs[:, k] for k in range(3)}
+        both.append(Predictions("classification", names, names, ("",) * 15, columns))
+    first, second = both
+    contrast = first.contrast(second, "auroc")
+    assert contrast(np.ones((1, 15)))[0] == pytest.approx(first.metric("auroc") - second.metric("auroc"))
+    assert first.metric("auroc") != second.metric("auroc")
 
 
 def test_seeds_are_averaged_and_the_twin_is_paired():

@@ -25,9 +25,7 @@ def some_figures() -> dict[str, str]:
         "scatter": figures.scatter([figures.Points("a", ages, ages + 3, ["IXI", "IXI", "OASIS"])], "value", "scatter"),
         "flat": figures.scatter([figures.Points("a", ages * 0, ages * 0)], "value", "flat"),
         "roc": figures.roc({"scratch": [(np.array([0.1, 0.9]), np.array([0, 1]))]}, COLOURS, "roc"),
-        "bands": figures.score_by_band(
-            {"MAE": {"scratch": [("20–30", points[0][1]), ("30–40", points[1][1])]}}, COLOURS, "b"
-        ),
+        "bands": figures.score_by_band({"scratch": bands}, COLOURS, "MAE", "bands"),
         "ranks": figures.rank_shares({"scratch": [0.75, 0.25], "pretrained": [0.25, 0.75]}, COLOURS, "ranks"),
         "bar": figures.interval_bar(Interval(0.1, -0.1, 0.3, 9), 0.3, "#123456"),
     }

@@ -109,6 +109,10 @@ def test_what_is_missing_is_listed(make_run: RunMaker, text: str) -> None:
     lost = page(read_run(whole))
     assert re.search(r"cases without a prediction</td>.*?1: " + lines[-1].split(",")[0], lost)
     assert "sub_99/t1.nii.gz, truncated, ends at voxel 7" in lost
+    lines[-1] = ",".join([*lines[-1].split(",")[:-1], "nan"])
+    for other in whole.glob("units/*/predictions.csv"):
+        other.write_text("\n".join(lines))
+    assert re.search(r"cases without a prediction</td>.*?1: " + lines[-1].split(",")[0], page(read_run(whole)))
     missing = [f"fold1_seed0_{init}" for init in ("pretrained", "scratch")]
     folds = read_run(make_run("z", "regression", folds=4, skip=missing))
     assert "pretrained, seed 0: not every fold is finished" in page(folds)
