@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from fomo_ssl.report.results import Setting
 from fomo_ssl.report.runs import INITS, Run, Unit
 
 QUARANTINE = "quarantine.csv"
@@ -23,16 +24,27 @@ class Failure:
     detail: str
 
 
-def failures(runs: Sequence[Run]) -> list[Failure]:
-    """Everything that the runs planned, or read, and that no score knows of."""
-    return [failure for run in runs for failure in _of_run(run)]
+def failures(runs: Sequence[Run], found: Sequence[Setting]) -> list[Failure]:
+    """Everything that the runs planned, or read, and that no score knows of.
+
+    Args:
+        runs: all runs of the report.
+        found: their settings.
+    """
+    alone: dict[str, list[str]] = {}
+    for setting in found:
+        for arm in setting.arms:
+            if arm.init == "pretrained" and setting.twin(arm) is None:
+                alone.setdefault(str(arm.run.path), []).append(setting.label)
+    return [failure for run in runs for failure in _of_run(run, alone.get(str(run.path), []))]
 
 
-def _of_run(run: Run) -> Iterator[Failure]:
+def _of_run(run: Run, without_twin: Sequence[str]) -> Iterator[Failure]:
     path = str(run.path)
     inits = [init for init in INITS if any(unit.init == init for unit in run.units)]
-    if inits == ["pretrained"]:
-        yield Failure("no twin", path, "pretrained only: nothing says what the same model reaches from scratch")
+    if without_twin:
+        detail = "nothing says what the same model reaches from scratch"
+        yield Failure("no twin", path, f"{', '.join(without_twin)}: {detail}")
     if run.unfinished:
         detail = f"{run.unfinished} of {len(run.units) + run.unfinished}"
         yield Failure("units not finished", path, f"{detail}: {_some(_missing_units(run))}")

@@ -9,8 +9,13 @@ import numpy as np
 from fomo_ssl.downstream.statistics import Interval
 from fomo_ssl.report.canvas import INK, Canvas
 
-COLOURS = ("#2f7ed8", "#e07b39", "#3a9d5d", "#b0568f", "#8a8f3c", "#7d6bc4", "#c44e52", "#4c9f9f")
+COLOURS = (
+    *("#2f7ed8", "#e07b39", "#3a9d5d", "#b0568f", "#8a8f3c", "#7d6bc4"),
+    *("#c44e52", "#4c9f9f", "#6b7f5c", "#a8703a", "#777777", "#d08fb0"),
+)
 """Of methods and datasets, in order; told apart by colour-blind readers (first four) and on black or white."""
+_NAMED = 4
+"""Lines that a legend inside a figure names."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +64,7 @@ def learning_curves(panels: Sequence[Panel], name: str) -> str:
             ax.set_title(panel.title)
             ax.set_xlabel("step")
             ax.set_ylabel(panel.ylabel)
-        axes.flat[0].legend()
+        _legend(axes.flat[0])
     return draw.svg
 
 
@@ -80,7 +85,7 @@ def score_by_shots(
         _intervals(ax, series, shots, colours)
         ax.set_xlabel("training subjects")
         ax.set_ylabel(label)
-        ax.legend()
+        _legend(ax)
     return draw.svg
 
 
@@ -103,7 +108,7 @@ def score_by_band(
         ax.set_xticklabels([f"{band}\n{n}" for band, n in count.items()])
         ax.set_xlabel("true value, number of subjects")
         ax.set_ylabel(label)
-        ax.legend()
+        _legend(ax)
     return draw.svg
 
 
@@ -120,6 +125,12 @@ def _intervals(
         ax.errorbar(x, values, bars, label=method, color=colours[method], marker="o", markersize=4, capsize=2)
     ax.set_xticks(range(len(groups)), [str(group) for group in groups])
     ax.set_xlim(-0.4, len(groups) - 0.6)
+
+
+def _legend(ax: Any, **options: Any) -> None:
+    """Names of the lines, where they leave room to see them; the page has a key of all methods."""
+    if len(ax.get_legend_handles_labels()[1]) <= _NAMED:
+        ax.legend(**options)
 
 
 def rank_shares(shares: Mapping[str, Sequence[float]], colours: Mapping[str, str], name: str) -> str:
@@ -176,7 +187,7 @@ def roc(curves: Mapping[str, Sequence[tuple[np.ndarray, np.ndarray]]], colours: 
                 ax.plot(false, true, color=colours[method], linewidth=1.2, alpha=0.8, label=None if i else method)
         ax.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), xlabel="false positive rate", ylabel="true positive rate")
         ax.set_aspect("equal")
-        ax.legend(loc="lower right")
+        _legend(ax, loc="lower right")
     return draw.svg
 
 

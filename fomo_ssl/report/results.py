@@ -52,10 +52,11 @@ class Setting:
     arms: Sequence[Arm]
 
     def twin(self, arm: Arm) -> Arm | None:
-        """The from-scratch arm of the same run."""
+        """The from-scratch arm of the same run, else of a run that differs from it in the bundle alone."""
         if arm.init == "scratch":
             return None
-        return next((a for a in self.arms if a.run is arm.run and a.init == "scratch"), None)
+        scratch = [other for other in self.arms if other.init == "scratch" and arm.run.same_but_bundle(other.run)]
+        return next((other for other in scratch if other.run is arm.run), scratch[0] if scratch else None)
 
 
 @dataclass(frozen=True)

@@ -66,6 +66,11 @@ class Run:
         bundle = self.recipe.get("bundle")
         return Path(bundle) if bundle else None
 
+    def same_but_bundle(self, other: "Run") -> bool:
+        """Whether another run had the same splits, network and training, whatever it started from."""
+        mine, theirs = ({k: v for k, v in run.recipe.items() if k != "bundle"} for run in (self, other))
+        return mine == theirs and list(self.splits) == list(other.splits)
+
 
 def find_runs(patterns: Sequence[str]) -> list[Run]:
     """The finetuning runs that match shell patterns (`**` goes through folders), sorted by path.

@@ -13,7 +13,7 @@ from fomo_ssl.downstream.statistics import Interval
 from fomo_ssl.report import results
 from fomo_ssl.report.html import number
 from fomo_ssl.report.results_table import to_csv
-from fomo_ssl.report.runs import find_runs, read_run
+from fomo_ssl.report.runs import Run, find_runs, read_run
 from fomo_ssl.report.standings import ranking
 
 
@@ -141,6 +141,28 @@ def test_ranking_is_the_mean_of_ranks_per_metric_with_ties_and_gaps(make_run: Ru
     # Plain reference for one setting and metric.
     scores = {r.arm.method: r.score.value for r in table if r.setting.task == "seg" and r.metric == "dice"}
     assert sorted(scores, key=lambda name: -scores[name]) == ["pretrained one", "pretrained two", "scratch"]
+
+
+def test_the_twin_may_be_another_run_that_differs_in_the_bundle_alone(make_run: RunMaker) -> None:
+    def run(name: str, init: str, **options: object) -> Run:
+        bundle = "one/bundle" if init == "pretrained" else None
+        quality = {init: 0.6 if init == "scratch" else 0.8}
+        return read_run(
+            make_run(name, "regression", shots=(5,), task="t", bundle=bundle, quality=quality, **options)  # type: ignore[arg-type]
+        )
+
+    own, twin = run("a", "pretrained"), run("b", "scratch")
+    other_network, other_seeds = run("c", "scratch", encoder="vit_t_p8"), run("d", "scratch", seeds=3)
+    (setting,) = results.settings([own, other_network, other_seeds, twin])
+    arm = setting.arms[0]
+    assert arm.run is own
+    found = setting.twin(arm)
+    assert found is not None
+    assert found.run is twin
+    table = results.rows([setting])
+    assert {row.arm.run.path.name for row in table if row.difference is not None} == {"a"}
+    (without,) = results.settings([own, other_network, other_seeds])
+    assert without.twin(without.arms[0]) is None
 
 
 def test_methods_are_told_apart_by_what_differs(make_run: RunMaker) -> None:
