@@ -49,22 +49,17 @@ class Points:
     datasets: Sequence[str] = field(default_factory=tuple)
 
 
-def learning_curves(panels: Sequence[Panel], name: str) -> str:
-    """Panels side by side, at most four in a row."""
-    columns = min(len(panels), 4)
-    rows = -(-len(panels) // columns)
-    with Canvas(name, 2.6 * columns + 0.4, 2.2 * rows) as draw:
-        axes = draw.figure.subplots(rows, columns, squeeze=False)
-        for ax in axes.flat[len(panels) :]:
-            ax.set_visible(False)
-        for ax, panel in zip(axes.flat, panels, strict=False):
-            for curve in panel.curves:
-                ax.fill_between(curve.steps, curve.low, curve.high, color=curve.colour, alpha=0.18, linewidth=0)
-                ax.plot(curve.steps, curve.values, color=curve.colour, linewidth=1.3, label=curve.label)
-            ax.set_title(panel.title)
-            ax.set_xlabel("step")
-            ax.set_ylabel(panel.ylabel)
-        _legend(axes.flat[0])
+def learning_curve(panel: Panel, name: str) -> str:
+    """The curves of one panel, with their bands."""
+    with Canvas(name, 2.55, 2.1) as draw:
+        ax = draw.figure.subplots()
+        for curve in panel.curves:
+            ax.fill_between(curve.steps, curve.low, curve.high, color=curve.colour, alpha=0.18, linewidth=0)
+            ax.plot(curve.steps, curve.values, color=curve.colour, linewidth=1.3, label=curve.label)
+        ax.set_title(panel.title)
+        ax.set_xlabel("step")
+        ax.set_ylabel(panel.ylabel)
+        _legend(ax)
     return draw.svg
 
 
@@ -153,26 +148,34 @@ def rank_shares(shares: Mapping[str, Sequence[float]], colours: Mapping[str, str
     return draw.svg
 
 
-def scatter(panels: Sequence[Points], unit: str, name: str) -> str:
-    """Predicted against true value, one panel a method, coloured by dataset, with the line of perfect agreement."""
+def scatter(panels: Sequence[Points], unit: str, name: str) -> list[str]:
+    """Predicted against true value with perfect agreement: a figure a method on the same axes, coloured by dataset."""
     everything = np.concatenate([np.concatenate([p.target, p.prediction]) for p in panels])
     everything = everything[np.isfinite(everything)]
     pad = 0.05 * float(np.ptp(everything)) or 1.0
     low, high = float(everything.min()) - pad, float(everything.max()) + pad
     datasets = sorted({dataset for p in panels for dataset in p.datasets})
-    with Canvas(name, 2.9 * len(panels) + 0.3, 2.9) as draw:
-        axes = draw.figure.subplots(1, len(panels), squeeze=False, sharex=True, sharey=True)
-        for ax, points in zip(axes.flat, panels, strict=True):
+    drawn = []
+    for number, points in enumerate(panels):
+        with Canvas(f"{name} {number}", 2.9, 2.9) as draw:
+            ax = draw.figure.subplots()
             ax.plot([low, high], [low, high], color=INK, linewidth=0.7, linestyle=(0, (4, 3)))
             for i, dataset in enumerate(datasets or [""]):
                 rows = np.array([not datasets or d == dataset for d in points.datasets or [""] * len(points.target)])
-                style = {"color": COLOURS[i % len(COLOURS)], "alpha": 0.75, "markersize": 4, "markeredgewidth": 0}
-                ax.plot(points.target[rows], points.prediction[rows], "o", label=dataset or None, **style)
+                ax.plot(
+                    *(points.target[rows], points.prediction[rows], "o"),
+                    color=COLOURS[i % len(COLOURS)],
+                    alpha=0.75,
+                    markersize=4,
+                    markeredgewidth=0,
+                    label=dataset or None,
+                )
             ax.set(title=points.title, xlim=(low, high), ylim=(low, high), xlabel=f"true {unit}", aspect="equal")
-        axes.flat[0].set_ylabel(f"predicted {unit}")
-        if len(datasets) > 1:
-            axes.flat[0].legend()
-    return draw.svg
+            ax.set_ylabel(f"predicted {unit}")
+            if len(datasets) > 1:
+                _legend(ax)
+        drawn.append(draw.svg)
+    return drawn
 
 
 def roc(curves: Mapping[str, Sequence[tuple[np.ndarray, np.ndarray]]], colours: Mapping[str, str], name: str) -> str:

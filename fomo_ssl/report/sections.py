@@ -2,17 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from fomo_ssl.core.errors import RejectedScan
 from fomo_ssl.downstream.metrics import FURTHER, METRICS
 from fomo_ssl.downstream.statistics import Interval
-from fomo_ssl.imaging.nifti import Volume, read
-from fomo_ssl.imaging.orientation import to_ras
-from fomo_ssl.report import figures, pictures
+from fomo_ssl.report import figures
+from fomo_ssl.report.cases import CasePicture, draw_cases
 from fomo_ssl.report.results import Arm, Row, Setting
 from fomo_ssl.report.runs import Unit
 
@@ -29,10 +26,6 @@ LABELS = {
     "ece": "calibration error",
     "bias": "bias",
 }
-PICTURED = 3
-"""Worst, median and best cases shown of a task."""
-
-RANKS = ("worst", "median", "best")
 _AXES = LABELS | {"mae": "MAE"}
 _POINTS = 60
 """Points of a loss curve: the mean of each piece of the training, since single steps are noise."""
@@ -56,26 +49,14 @@ class Section:
     settings: Sequence[str]
     methods: Sequence[str]
     detail: str
-    curves: str
+    curves: Sequence[str]
     by_shots: Sequence[str]
-    agreement: str
+    agreement: Sequence[str]
     further: Sequence[Row]
     bands: Sequence[str]
     datasets: Sequence[Row]
-    cases: Sequence["CasePicture"]
+    cases: Sequence[CasePicture]
     lost_cases: int
-
-
-@dataclass(frozen=True)
-class CasePicture:
-    """A test case with outlines, and its Dice with both starts."""
-
-    rank: str
-    case: str
-    method: str
-    dice: float
-    twin_dice: float | None
-    address: str
 
 
 def section(found: Sequence[Setting], table: Sequence[Row], colours: Mapping[str, str]) -> Section:
@@ -88,7 +69,7 @@ def section(found: Sequence[Setting], table: Sequence[Row], colours: Mapping[str
     """
     last = found[-1]
     name = last.task
-    cases, lost = _cases(last)
+    cases, lost = draw_cases(last)
     return Section(
         task=name,
         kind=last.kind,
@@ -125,7 +106,8 @@ def _by_band(setting: Setting, table: Sequence[Row], colours: Mapping[str, str])
     ]
 
 
-def _learning_curves(found: Sequence[Setting], colours: Mapping[str, str]) -> str:
+def _learning_curves(found: Sequence[Setting], colours: Mapping[str, str]) -> list[str]:
+    """The loss of each setting, and the validation score where there is one."""
     panels = []
     for setting in found:
         leading = METRICS[setting.kind][0]
@@ -134,7 +116,7 @@ def _learning_curves(found: Sequence[Setting], colours: Mapping[str, str]) -> st
             drawn = [curve for curve in curves if curve is not None]
             if drawn:
                 panels.append(figures.Panel(setting.label, label, drawn))
-    return figures.learning_curves(panels, f"{found[0].task} curves") if panels else ""
+    return [figures.learning_curve(panel, f"{found[0].task} curve {i}") for i, panel in enumerate(panels)]
 
 
 def _curve(arm: Arm, column: str, colour: str) -> figures.Curve | None:
@@ -174,7 +156,7 @@ def _by_shots(found: Sequence[Setting], table: Sequence[Row], colours: Mapping[s
     return drawn
 
 
-def _agreement(setting: Setting, colours: Mapping[str, str]) -> str:
+def _agreement(setting: Setting, colours: Mapping[str, str]) -> list[str]:
     """Predicted against true for regression, ROC for two classes."""
     name = f"{setting.task} agreement"
     if setting.kind == "regression":
@@ -194,70 +176,5 @@ def _agreement(setting: Setting, colours: Mapping[str, str]) -> str:
             arm.method: [(table.columns["prediction"], table.columns["target"]) for table in arm.seeds]
             for arm in setting.arms
         }
-        return figures.roc(curves, colours, name)
-    return ""
-
-
-def _cases(setting: Setting) -> tuple[list[CasePicture], int]:
-    """The worst, median and best cases of the first arm's first seed, and how many could not be drawn."""
-    if setting.kind != "segmentation":
-        return [], 0
-    arm, drawn, lost = setting.arms[0], list[CasePicture](), 0
-    twin = setting.twin(arm)
-    for rank, entries in pictured(arm).items():
-        for unit, entry in entries:
-            address = _draw(unit.folder, entry)
-            if address is None:
-                lost += 1
-                continue
-            other = None if twin is None else _dice_in(twin, unit, entry["case"])
-            drawn.append(CasePicture(rank, entry["case"], arm.method, entry["dice"], other, address))
-    return drawn, lost
-
-
-def pictured(arm: Arm) -> dict[str, list[tuple[Unit, Mapping[str, Any]]]]:
-    """The worst, the median and the best cases of an arm's first seed, each case once.
-
-    Each fold kept masks of its own cases; those at the extremes and nearest the median of all folds are shown. Runs
-    from before kept none of the median.
-    """
-    first = min(unit.result["seed"] for unit in arm.units)
-    units = [unit for unit in arm.units if unit.result["seed"] == first]
-    all_dice = np.concatenate([unit.predictions.columns["dice"] for unit in units])
-    distance = {"worst": lambda d: d, "best": lambda d: -d, "median": lambda d: abs(d - float(np.median(all_dice)))}
-    count = max(1, min(PICTURED, len(all_dice) // len(RANKS)))
-    found: dict[str, list[tuple[Unit, Mapping[str, Any]]]] = {rank: [] for rank in RANKS}
-    shown: set[str] = set()
-    for rank in ("worst", "best", "median"):
-        entries = [(unit, entry) for unit in units for entry in unit.result["pictures"].get(rank, ())]
-        fresh = [pair for pair in entries if pair[1]["case"] not in shown]
-        found[rank] = sorted(fresh, key=lambda pair: distance[rank](pair[1]["dice"]))[:count]
-        shown |= {entry["case"] for _, entry in found[rank]}
-    return found
-
-
-def _draw(folder: Path, entry: Mapping[str, Any]) -> str | None:
-    """The picture of a case; None where a file has moved since or does not fit the others."""
-    try:
-        image, truth, prediction = (
-            to_ras(read(path)) for path in (entry["image"], entry["label"], folder / entry["prediction"])
-        )
-    except RejectedScan:
-        return None
-    if not image.data.shape == truth.data.shape == prediction.data.shape:
-        return None
-    return pictures.case_picture(image.data, _classes(truth), _classes(prediction), image.spacing)
-
-
-def _classes(mask: Volume) -> np.ndarray:
-    classes: np.ndarray = np.rint(mask.data).astype(np.int32)
-    return classes
-
-
-def _dice_in(arm: Arm, unit: Unit, case: str) -> float | None:
-    """Dice of a case in the unit of another arm with the same split."""
-    same = ("shots", "seed", "fold")
-    for other in arm.units:
-        if all(other.result[key] == unit.result[key] for key in same) and case in other.predictions.cases:
-            return float(other.predictions.columns["dice"][other.predictions.cases.index(case)])
-    return None
+        return [figures.roc(curves, colours, name)]
+    return []

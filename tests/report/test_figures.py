@@ -20,10 +20,12 @@ def some_figures() -> dict[str, str]:
     bands = [(name, interval) for name, (_, interval) in zip(("20–30", "30–40"), points, strict=True)]
     ages = np.array([20.0, 50.0, 70.0])
     return {
-        "curves": figures.learning_curves([figures.Panel("1 shot", "loss", [curve])] * 5, "curves"),
+        "curve": figures.learning_curve(figures.Panel("1 shot", "loss", [curve]), "curve"),
         "shots": figures.score_by_shots({"pretrained": points, "scratch": points[:1]}, COLOURS, "Dice", "shots"),
-        "scatter": figures.scatter([figures.Points("a", ages, ages + 3, ["IXI", "IXI", "OASIS"])], "value", "scatter"),
-        "flat": figures.scatter([figures.Points("a", ages * 0, ages * 0)], "value", "flat"),
+        "scatter": "".join(
+            figures.scatter([figures.Points("a", ages, ages + 3, ["IXI", "IXI", "OASIS"])], "value", "scatter")
+        ),
+        "flat": "".join(figures.scatter([figures.Points("a", ages * 0, ages * 0)], "value", "flat")),
         "roc": figures.roc({"scratch": [(np.array([0.1, 0.9]), np.array([0, 1]))]}, COLOURS, "roc"),
         "bands": figures.score_by_band({"scratch": bands}, COLOURS, "MAE", "bands"),
         "ranks": figures.rank_shares({"scratch": [0.75, 0.25], "pretrained": [0.25, 0.75]}, COLOURS, "ranks"),

@@ -7,10 +7,10 @@ from run_maker import RunMaker, few_resamples
 
 from fomo_ssl.core.errors import RunError
 from fomo_ssl.report import results
+from fomo_ssl.report.cases import pictured
 from fomo_ssl.report.html import render, write_report
 from fomo_ssl.report.provenance import fingerprints
 from fomo_ssl.report.runs import Run, read_run
-from fomo_ssl.report.sections import pictured
 
 
 class Balanced(HTMLParser):
