@@ -147,7 +147,7 @@ def monai_mae(batch: int, size: int, dim: int, heads: int, decoder: int, decoder
         decoder_hidden_size=decoder,
         decoder_mlp_dim=4 * decoder,
         decoder_num_layers=decoder_depth,
-        decoder_num_heads=decoder // 32,
+        decoder_num_heads=decoder // 64,
         qkv_bias=True,
     )
     x = crops(batch, size)
