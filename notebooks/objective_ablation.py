@@ -34,9 +34,7 @@ from pathlib import Path
 
 from IPython.display import Markdown, display
 
-SIZE = os.environ.get(
-    "FOMO_SSL_NOTEBOOK_SIZE", "cpu"
-)  # minimal: minutes | cpu: an hour on two cores | gpu: minutes on a large one
+SIZE = os.environ.get("FOMO_SSL_NOTEBOOK_SIZE", "cpu")  # minimal: minutes | cpu: an hour on two cores | gpu: longer
 DATA = Path(os.environ.get("FOMO_SSL_TEST_DATA", "../../shared/data")).resolve()
 OUTPUT = Path(os.environ.get("FOMO_SSL_NOTEBOOK_OUTPUT", "../runs/objective_ablation")).resolve() / SIZE
 
@@ -198,7 +196,7 @@ def job(task: str, start: str, encoder: str) -> tuple:
     origin = ["bundle=none", f"encoder={encoder}"] if scratch else [f"bundle={pretrained(start, encoder) / 'bundle'}"]
     return (
         "finetune", f"task={path}", f"run={finetuned(task, start, encoder)}", *origin, *values,
-        "shots=5", f"seeds={size['seeds']}", f"steps={size['steps']}",
+        "shots=5", f"seeds={size['seeds']}", f"steps={size['steps']}", f"lr={3e-3 if encoder == 'resenc_t' else 1e-3}",
         f"precision={PRECISION}", "parallel=1", f"scratch={str(scratch).lower()}", "resume=auto",
     )  # fmt: skip
 
