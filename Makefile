@@ -4,7 +4,7 @@ BIN := .venv/bin
 # One thread a process where tests run side by side.
 JOBS ?= 2
 
-.PHONY: setup demo test test-slow lint format bench clean
+.PHONY: setup demo test test-slow lint docs format bench clean
 
 setup: .venv/.ready
 
@@ -28,6 +28,10 @@ lint: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet --site-dir build/site
+
+docs: setup
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs serve
 
 format: setup
 	$(BIN)/ruff check --fix .
