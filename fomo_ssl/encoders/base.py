@@ -44,9 +44,9 @@ class Encoder(nn.Module, ABC):
         Inputs that are no multiple of the coarsest stride are padded at the far end, and the maps cropped back.
         """
 
-    @abstractmethod
     def pool(self, features: list[Float[Tensor, "b _ _ _ _"]]) -> Float[Tensor, "b e"]:
-        """The embedding of a pyramid that `forward_features` returned."""
+        """The embedding of a pyramid that `forward_features` returned: the mean of its last map over space."""
+        return features[-1].mean(dim=(2, 3, 4))
 
     def forward(self, x: Float[Tensor, "b c x y z"]) -> Float[Tensor, "b e"]:
         """One embedding per sample."""

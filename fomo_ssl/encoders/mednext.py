@@ -70,10 +70,6 @@ class MedNeXt(Encoder):
         before = [self.stem_conv, *self.down_blocks]
         return run_stages(self, [nn.Sequential(down, stage) for down, stage in zip(before, stages, strict=True)], x)
 
-    def pool(self, features: list[Float[Tensor, "b _ _ _ _"]]) -> Float[Tensor, "b e"]:
-        """Mean of the coarsest map over space."""
-        return features[-1].mean(dim=(2, 3, 4))
-
     def layer_groups(self) -> list[list[str]]:
         """The stem, then each stage with the block that leads to it."""
         stages = [*(f"enc_stages.{level}" for level in range(len(self.enc_stages))), "bottleneck"]

@@ -5,17 +5,15 @@ from collections.abc import Sequence
 from functools import partial
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from fomo_ssl.core.types import FeatureInfo, Triple
-from fomo_ssl.encoders.base import Encoder, crop_maps, pad_to_multiple, register_encoder
+from fomo_ssl.encoders.base import Encoder, register_encoder
+from fomo_ssl.encoders.patches import PatchEmbed, learned_positions, run_blocks, to_maps, to_patches
 from fomo_ssl.encoders.presets import PRIMUS
-from fomo_ssl.encoders.vit import PatchEmbed
 from fomo_ssl.layers.eva import EVA_ROTARY_BASE, EvaBlock
-from fomo_ssl.layers.tokens import all_tokens, gather_tokens, patchify, token_coordinates
+from fomo_ssl.layers.tokens import all_tokens, gather_tokens, token_coordinates
 from fomo_ssl.layers.transformer import init_transformer, rotary_angles
 
 
@@ -75,23 +73,16 @@ class Primus(Encoder):
 
     def forward_features(self, x: Float[Tensor, "b c x y z"]) -> list[Float[Tensor, "b _ _ _ _"]]:
         """Four maps (b, d, gx, gy, gz) from a quarter of the depth to the end."""
-        padded = pad_to_multiple(x, self.patch_size)
-        grid = self._grid(padded)
-        taps = self._encode(patchify(padded, self.patch_size), all_tokens(grid, x.device), grid, self.taps)
-        maps = [self.norm(tokens).transpose(1, 2).unflatten(2, grid) for tokens in taps]
-        return crop_maps(maps, self.feature_info, x.shape[2:])
-
-    def pool(self, features: list[Float[Tensor, "b _ _ _ _"]]) -> Float[Tensor, "b e"]:
-        """Mean of the last map over space."""
-        return features[-1].mean(dim=(2, 3, 4))
+        patches, grid = to_patches(x, self.patch_size)
+        tapped = self._encode(patches, all_tokens(grid, x.device), grid, self.taps)
+        return to_maps([self.norm(tokens) for tokens in tapped], grid, self.feature_info, x.shape[2:])
 
     def forward_tokens(
         self, x: Float[Tensor, "b c x y z"], keep: Int64[Tensor, "b k"]
     ) -> tuple[Float[Tensor, "b k d"], Float[Tensor, "b e"]]:
         """Encode only the tokens `keep` (flat indices into the padded patch grid, x slowest) and their mean."""
-        padded = pad_to_multiple(x, self.patch_size)
-        patches = gather_tokens(patchify(padded, self.patch_size), keep)
-        (tokens,) = self._encode(patches, keep, self._grid(padded), self.taps[-1:])
+        patches, grid = to_patches(x, self.patch_size)
+        (tokens,) = self._encode(gather_tokens(patches, keep), keep, grid, self.taps[-1:])
         tokens = self.norm(tokens)
         return tokens, tokens.mean(dim=1)
 
@@ -104,26 +95,13 @@ class Primus(Encoder):
         blocks = [[f"blocks.{i}"] for i in range(len(self.blocks))]
         return [["patch_embed", "positions"], *blocks[:-1], [*blocks[-1], "norm"]]
 
-    def _grid(self, padded: Float[Tensor, "b c x y z"]) -> Triple:
-        x, y, z = (size // p for size, p in zip(padded.shape[2:], self.patch_size, strict=True))
-        return x, y, z
-
     def _encode(
         self, patches: Float[Tensor, "b k v"], index: Int64[Tensor, "_ k"], grid: Triple, taps: list[int]
     ) -> list[Float[Tensor, "b k d"]]:
         """Tokens after each number of blocks in `taps`, before the final norm; `index` may have batch 1."""
-        table = F.interpolate(self.positions, size=grid, mode="trilinear").flatten(2).transpose(1, 2)
-        tokens = self.patch_embed(patches) + gather_tokens(table.expand(len(index), -1, -1), index)
+        tokens = self.patch_embed(patches) + learned_positions(self.positions, index, grid)
         rotary = rotary_angles(token_coordinates(index, grid), self.head_dim, EVA_ROTARY_BASE)
-        tapped = []
-        for depth, block in enumerate(self.blocks, start=1):
-            if self.grad_checkpointing and torch.is_grad_enabled():
-                tokens = checkpoint(block, tokens, rotary, use_reentrant=False)
-            else:
-                tokens = block(tokens, rotary)
-            if depth in taps:
-                tapped.append(tokens)
-        return tapped
+        return list(run_blocks(self, self.blocks, tokens, rotary, taps))
 
 
 for _name, _arguments in PRIMUS.items():

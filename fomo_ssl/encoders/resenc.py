@@ -78,10 +78,6 @@ class ResEnc(Encoder):
         """The map of every stage, finest first."""
         return run_stages(self, [nn.Sequential(self.stem_convs, self.stages[0]), *self.stages[1:]], x)
 
-    def pool(self, features: list[Float[Tensor, "b _ _ _ _"]]) -> Float[Tensor, "b e"]:
-        """Mean of the coarsest map over space."""
-        return features[-1].mean(dim=(2, 3, 4))
-
     def layer_groups(self) -> list[list[str]]:
         """The stem, then each stage."""
         return [["stem_convs"], *([f"stages.{level}"] for level in range(len(self.stages)))]

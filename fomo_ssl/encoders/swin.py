@@ -82,10 +82,6 @@ class Swin(Encoder):
             maps.append(_normalised(level))
         return crop_maps(maps, self.feature_info, x.shape[2:])
 
-    def pool(self, features: list[Float[Tensor, "b _ _ _ _"]]) -> Float[Tensor, "b e"]:
-        """Mean of the coarsest map over space."""
-        return features[-1].mean(dim=(2, 3, 4))
-
     def no_weight_decay(self) -> set[str]:
         """Tables of relative positions."""
         return {name for name, _ in self.named_parameters() if name.endswith(TABLE)}

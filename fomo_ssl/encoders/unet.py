@@ -38,10 +38,6 @@ class UNetEncoder(Encoder):
         """The map of every stage, finest first."""
         return run_stages(self, [self.stages[0], *(nn.Sequential(self.down, s) for s in self.stages[1:])], x)
 
-    def pool(self, features: list[Float[Tensor, "b _ _ _ _"]]) -> Float[Tensor, "b e"]:
-        """Mean of the coarsest map over space."""
-        return features[-1].mean(dim=(2, 3, 4))
-
     def layer_groups(self) -> list[list[str]]:
         """Each stage; the stem is the first convolution of the first."""
         return [[f"stages.{level}"] for level in range(len(self.stages))]
