@@ -4,7 +4,7 @@ A silent partial load looks like pretraining that does not help. So every tensor
 report names every tensor that was not used.
 """
 
-import pickle
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +18,10 @@ from fomo_ssl.core.types import Triple
 from fomo_ssl.encoders.base import Encoder
 
 _NAMED = 5  # tensors that an error names before it counts the rest
+_STARTS = (b"PK", b"\x80")
+"""First bytes of what torch.save writes: a zip archive, and before release 1.6 a pickle."""
+_REFUSED = re.compile(r"GLOBAL ([\w.]+)")
+"""What torch says of a class or function that it does not build without being told to trust the file."""
 
 
 @dataclass(frozen=True)
@@ -98,30 +102,43 @@ class Facts:
 
 
 def read_tensors(path: Path) -> dict[str, Any]:
-    """The dictionary of a torch checkpoint, read without running code from it.
+    """The dictionary of a PyTorch checkpoint, read without running code from it.
 
     Raises:
-        ForeignWeightsError: no such file, no torch checkpoint, or one that only unpickling would open.
+        ForeignWeightsError: no such file, no PyTorch checkpoint, a damaged one, or one that only running code from the
+            file would open; names the class that was refused.
     """
     path = Path(path)
     if not path.is_file():
         raise ForeignWeightsError("no such file", where=path, way_out="Give the checkpoint itself, not its folder")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        reason = str(error).strip().splitlines()[0][:160]
-        raise ForeignWeightsError(
-            f"holds more than tensors and plain values ({reason})",
-            where=path,
-            way_out="Where you trust it, save its tensors alone, in the project it comes from: "
-            "torch.save(torch.load(FILE, weights_only=False)['state_dict'], NEW)",
-        ) from error
     except Exception as error:  # the unpickler raises whatever a broken file makes of it: KeyError, IndexError, …
-        what = f"no torch checkpoint: {type(error).__name__}: {error}"
-        raise ForeignWeightsError(what, where=path, way_out="Download it again") from error
+        raise _unreadable(path, error) from error
     if not isinstance(content, dict):
         raise ForeignWeightsError(f"holds a {type(content).__name__} and no dictionary", where=path)
     return content
+
+
+def _unreadable(path: Path, error: Exception) -> ForeignWeightsError:
+    """Why torch could not read a file, in one line; torch itself takes a page, and for any text it advises to trust."""
+    if isinstance(error, OSError):
+        return ForeignWeightsError(f"cannot be read: {error.strerror}", where=path)
+    with path.open("rb") as file:
+        head = file.read(2)
+    if not head.startswith(_STARTS):
+        what, way_out = "not a PyTorch checkpoint", "Give the file that torch.save wrote, often *.pth, *.pt or *.ckpt"
+    elif refused := _REFUSED.search(str(error)):
+        what = f"a pickle that carries code, {refused[1]}, which was not run"
+        way_out = (
+            "Where you trust it, save its tensors: torch.save(torch.load(FILE, weights_only=False)['state_dict'], NEW)"
+        )
+    elif "TorchScript" in str(error):
+        what = "a TorchScript program and no checkpoint"
+        way_out = "Save its tensors: torch.save(torch.jit.load(FILE).state_dict(), NEW)"
+    else:
+        what, way_out = "a damaged PyTorch checkpoint, or another archive or pickle", "Copy or download it again"
+    return ForeignWeightsError(what, where=path, way_out=way_out)
 
 
 @torch.no_grad()

@@ -1,5 +1,10 @@
+import argparse
+import gzip
+import zipfile
 from pathlib import Path
 
+import nibabel as nib
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -79,17 +84,83 @@ def test_a_change_is_applied_and_named() -> None:
     assert {m.how for m in report.moved} == {"doubled"}
 
 
-def test_files_that_are_no_checkpoints(tmp_path: Path) -> None:
-    with pytest.raises(ForeignWeightsError, match="no such file"):
-        read_tensors(tmp_path / "none.pth")
-    (tmp_path / "text.pth").write_text("hello")
-    with pytest.raises(ForeignWeightsError):
-        read_tensors(tmp_path / "text.pth")
-    torch.save({"a": Path("code")}, tmp_path / "code.pth")
-    with pytest.raises(ForeignWeightsError, match="more than tensors"):
-        read_tensors(tmp_path / "code.pth")
-    torch.save({"a": torch.ones(2)}, tmp_path / "whole.pth")
-    whole = (tmp_path / "whole.pth").read_bytes()
-    (tmp_path / "cut.pth").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(ForeignWeightsError):
-        read_tensors(tmp_path / "cut.pth")
+def said_of(path: Path) -> str:
+    """The error of a file that cannot be read: one short line that begins with the file."""
+    with pytest.raises(ForeignWeightsError) as caught:
+        read_tensors(path)
+    message = str(caught.value)
+    assert message.startswith(f"{path}: ")
+    assert "\n" not in message
+    assert len(message) - len(str(path)) < 220
+    assert caught.value.way_out
+    return message
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"hello",
+        b'{"a": 1}',
+        b"<!doctype html><html>404</html>",
+        b"version https://git-lfs.github.com/spec/v1\noid sha256:ab\nsize 12\n",
+        b"case,label\nos\nsystem\n",  # opens like a pickle that asks for a class
+        b"\x93NUMPY\x01\x00",
+        gzip.compress(b"scan"),
+    ],
+)
+def test_what_is_no_checkpoint_is_said_to_be_none(content: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "file.pth"
+    path.write_bytes(content)
+    assert "not a PyTorch checkpoint" in said_of(path)
+
+
+def test_a_scan_is_no_checkpoint(tmp_path: Path) -> None:
+    path = tmp_path / "scan.nii"
+    nib.save(nib.Nifti1Image(np.zeros((4, 4, 4), np.float32), np.eye(4)), path)
+    assert "not a PyTorch checkpoint" in said_of(path)
+
+
+class Marker:
+    """Leaves a file behind where a pickle is run."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return Path.touch, (self.path,)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_code_in_a_checkpoint_is_named_and_not_run(zipped: bool, tmp_path: Path) -> None:
+    path = tmp_path / "code.pth"
+    for content, name in ((tmp_path, type(tmp_path).__qualname__), (argparse.Namespace(a=1), "argparse.Namespace")):
+        torch.save({"a": content}, path, _use_new_zipfile_serialization=zipped)
+        assert "carries code" in said_of(path)
+        assert name in said_of(path)
+        assert "weights_only=False" in said_of(path)
+    torch.save({"a": Marker(tmp_path / "was_run")}, path, _use_new_zipfile_serialization=zipped)
+    assert "carries code" in said_of(path)
+    assert not (tmp_path / "was_run").exists()
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_damaged_checkpoint(zipped: bool, tmp_path: Path) -> None:
+    whole, cut = tmp_path / "whole.pth", tmp_path / "cut.pth"
+    torch.save({"a": torch.ones(2)}, whole, _use_new_zipfile_serialization=zipped)
+    assert read_tensors(whole)["a"].tolist() == [1.0, 1.0]
+    cut.write_bytes(whole.read_bytes()[:-3])
+    assert "damaged" in said_of(cut)
+
+
+def test_an_archive_and_a_folder(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "scans.zip", "w") as archive:
+        archive.writestr("hello.txt", "hello")
+    assert "another archive" in said_of(tmp_path / "scans.zip")
+    assert "no such file" in said_of(tmp_path)
+
+
+def test_a_list_is_no_dictionary(tmp_path: Path) -> None:
+    torch.save([torch.ones(2)], tmp_path / "list.pth")
+    with pytest.raises(ForeignWeightsError, match="holds a list"):
+        read_tensors(tmp_path / "list.pth")
