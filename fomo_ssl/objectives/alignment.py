@@ -18,9 +18,7 @@ from fomo_ssl.core.types import Triple, Views, ViewSpec
 from fomo_ssl.encoders.base import Encoder
 from fomo_ssl.heads.projectors import Projector
 from fomo_ssl.objectives.base import Encoded, Objective, ObjectiveOutput, objectives
-from fomo_ssl.objectives.losses import embedding_std
 from fomo_ssl.objectives.places import last_map, look_up, shared_places
-from fomo_ssl.objectives.teacher import follow, slow_copy
 
 AlignmentLoss = Literal["cosine", "gram", "contrast"]
 
@@ -64,7 +62,7 @@ class Alignment(Objective):
         self.stride = last.stride
         self.projector = Projector(last.channels, projector_hidden, projector_dim)
         self.predictor = Projector(projector_dim, projector_hidden, projector_dim)
-        self.slow_projector = slow_copy(self.projector)
+        self.slow_projector = self.slow_head(self.projector)
 
     def score(self, encoded: list[Encoded], views: Views, step: int) -> ObjectiveOutput:
         """Both directions between the first two views, averaged over samples.
@@ -98,16 +96,8 @@ class Alignment(Objective):
             health={
                 "alignment/similarity": torch.stack(similarities).mean(),
                 "alignment/places": inside.float().mean(),
-                "embedding_std": embedding_std(torch.cat([one.embedding for one in encoded[:2]])),
             },
         )
-
-    @torch.no_grad()
-    def after_step(self, step: int) -> None:
-        """Move the teacher and its projector."""
-        super().after_step(step)
-        assert self.momentum is not None
-        follow(self.slow_projector, self.projector, self.momentum)
 
 
 def disagreement(

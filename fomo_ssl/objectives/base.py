@@ -8,6 +8,7 @@ several objectives over one pass.
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import torch
 from einops import repeat
@@ -17,12 +18,18 @@ from torch import Tensor, nn
 from fomo_ssl.core.errors import ConfigError
 from fomo_ssl.core.registry import Registry
 from fomo_ssl.core.types import Triple, Views, ViewSpec
-from fomo_ssl.encoders.base import Encoder, pad_to_multiple
-from fomo_ssl.layers.tokens import patchify
+from fomo_ssl.encoders.base import Encoder
+from fomo_ssl.encoders.patches import to_patches
+from fomo_ssl.objectives.losses import embedding_std
 from fomo_ssl.objectives.teacher import follow, slow_copy
+
+PREVIEWED = 4
+"""Samples of a preview."""
 
 Mask = Bool[Tensor, "b gx gy gz"]
 """True = hidden, on the grid of mask units."""
+
+_Head = TypeVar("_Head", bound=nn.Module)
 
 
 @dataclass
@@ -62,9 +69,10 @@ class ObjectiveOutput:
     Attributes:
         loss: scalar with gradient.
         terms: detached parts of the loss, for the log.
-        health: detached monitors (embedding spread, positive similarity), for the log.
+        health: detached monitors, such as the similarity of positives, for the log.
 
-    Names in `terms` and `health` start with the objective's own ("mae/loss"), so that several can be logged together.
+    Names in `terms` and `health` start with the objective's own ("mae/loss"), so that several can be logged together;
+    `Objective.forward` adds the `embedding_std` of all.
     """
 
     loss: Float[Tensor, ""]
@@ -107,6 +115,13 @@ class Objective(nn.Module, ABC):
         self.encoder, self.views, self.mask_unit = encoder, views, encoder.patch_size
         self.momentum = momentum
         self.teacher = None if momentum is None else slow_copy(encoder)
+        self._slow_heads: list[tuple[nn.Module, nn.Module]] = []
+
+    def slow_head(self, head: _Head) -> _Head:
+        """The teacher's copy of a head of the student's; `after_step` moves it as it moves the teacher."""
+        slow = slow_copy(head)
+        self._slow_heads.append((slow, head))
+        return slow
 
     def inputs(self, views: Views, step: int) -> list[Float[Tensor, "b c x y z"]]:
         """What the encoder is given in place of each view: a function of the views and their keys alone."""
@@ -132,13 +147,20 @@ class Objective(nn.Module, ABC):
         return encoded
 
     def forward(self, views: Views, step: int) -> ObjectiveOutput:
-        """Hide, encode each view once, score."""
-        return self.score(self.encode_views(views, step), views, step)
+        """Hide, encode each view once, score; the spread of the embeddings is everybody's monitor."""
+        encoded = self.encode_views(views, step)
+        output = self.score(encoded, views, step)
+        output.health["embedding_std"] = embedding_std(torch.cat([one.embedding for one in encoded]))
+        return output
 
     def after_step(self, step: int) -> None:
-        """Called after the optimizer's step: teachers and queues move here."""
-        if self.teacher is not None and self.momentum is not None:
+        """Called after the optimizer's step: teachers, their heads and queues move here."""
+        if self.momentum is None:
+            return
+        if self.teacher is not None:
             follow(self.teacher, self.encoder, self.momentum)
+        for slow, head in self._slow_heads:
+            follow(slow, head, self.momentum)
 
     def preview(self, views: Views) -> Preview | None:
         """Pictures of the first samples, without gradients, where the objective reconstructs; call in eval mode."""
@@ -200,8 +222,8 @@ def valid_patches(views: Views, view: int, unit: Triple) -> Bool[Tensor, "b n p"
     """Which voxels of a view's mask units count, cut as the image is; None where all do."""
     if views.valid is None:
         return None
-    spread = views.valid[view].to(torch.float32).expand_as(views.targets[view])
-    return patchify(pad_to_multiple(spread, unit), unit) > 0.5
+    counts = views.valid[view].to(torch.float32).expand_as(views.targets[view])
+    return to_patches(counts, unit)[0] > 0.5
 
 
 objectives: Registry[Objective] = Registry("objective")

@@ -15,7 +15,7 @@ from fomo_ssl.encoders.base import Encoder
 from fomo_ssl.heads.projectors import Projector
 from fomo_ssl.objectives.base import Encoded, Objective, ObjectiveOutput, objectives
 from fomo_ssl.objectives.gather import gather_rows
-from fomo_ssl.objectives.losses import contrast_logits, embedding_std
+from fomo_ssl.objectives.losses import contrast_logits
 
 
 @objectives.register("contrastive")
@@ -49,13 +49,11 @@ class Contrastive(Objective):
 
     def score(self, encoded: list[Encoded], views: Views, step: int) -> ObjectiveOutput:
         """Cross-entropy of each view's similarities against its partner, over the first two views."""
-        embedding = torch.cat([view.embedding for view in encoded[:2]])
-        anchors = self.projector(embedding)
-        candidates, start = gather_rows(anchors)
+        anchors = self.projector(torch.cat([one.embedding for one in encoded[:2]]))
+        candidates, own = gather_rows(anchors)
         if len(candidates) < 4:
             raise ConfigError("a contrastive batch of one sample has no negatives", way_out="raise the batch size")
-        own = start + torch.arange(len(anchors), device=anchors.device)
-        partner = start + (own - start).roll(len(views))
+        partner = own.roll(len(views))
         logits = contrast_logits(anchors, candidates, own, self.temperature)
         loss = F.cross_entropy(logits, partner)
         found = logits.detach()
@@ -66,6 +64,5 @@ class Contrastive(Objective):
                 "contrastive/positive_similarity": found.gather(1, partner[:, None]).mean() * self.temperature,
                 "contrastive/accuracy": (found.argmax(dim=1) == partner).float().mean(),
                 "contrastive/paired": views.paired.float().mean(),
-                "embedding_std": embedding_std(embedding),
             },
         )

@@ -21,11 +21,10 @@ from fomo_ssl.encoders.base import Encoder
 from fomo_ssl.heads.decoders import LightDecoder, TokenDecoder
 from fomo_ssl.layers.tokens import all_tokens, gather_tokens, unpatchify
 from fomo_ssl.layers.transformer import init_transformer
-from fomo_ssl.objectives.base import Encoded, Objective, ObjectiveOutput, Preview, encode, objectives
-from fomo_ssl.objectives.losses import ReconstructionLoss, embedding_std, reconstruction_error
+from fomo_ssl.objectives.base import PREVIEWED, Encoded, Objective, ObjectiveOutput, Preview, encode, objectives
+from fomo_ssl.objectives.losses import ReconstructionLoss, reconstruction_error
 from fomo_ssl.objectives.places import last_map
 
-_PREVIEWED = 4
 _LOG_VARIANCE = -4.0  # of a latent at first
 _LOG_RANGE = 10.0  # of a latent's log variance: exp stays finite in float32
 
@@ -107,10 +106,7 @@ class CrossSequence(Objective):
         return ObjectiveOutput(
             loss=loss,
             terms={f"cross_sequence/{name}": value.detach() for name, value in ({"loss": loss} | means).items()},
-            health={
-                "cross_sequence/paired": paired.mean(),
-                "embedding_std": embedding_std(torch.cat([one.embedding for one in encoded[:2]])),
-            },
+            health={"cross_sequence/paired": paired.mean()},
         )
 
     @torch.no_grad()
@@ -120,9 +116,7 @@ class CrossSequence(Objective):
         encoded = [encode(self.encoder, image, None, self.mask_unit) for image in views.images[:2]]
         subject, sequence, _, _ = self._latents(encoded, views, (x, y, z))
         made = self._decode(subject[0], sequence[1], encoded[0], (x, y, z))
-        target, visible, reconstruction = (
-            v[:_PREVIEWED, :1].float() for v in (views.targets[1], views.images[0], made)
-        )
+        target, visible, reconstruction = (v[:PREVIEWED, :1].float() for v in (views.targets[1], views.images[0], made))
         return Preview(target=target, visible=visible, reconstruction=reconstruction)
 
     def _latents(

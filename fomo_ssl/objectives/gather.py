@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 
@@ -28,12 +28,13 @@ class _Gather(torch.autograd.Function):
         return grad.chunk(dist.get_world_size())[dist.get_rank()]
 
 
-def gather_rows(rows: Float[Tensor, "n d"]) -> tuple[Float[Tensor, "m d"], int]:
-    """Rows of all ranks in rank order (m = n x ranks), and where this rank's own rows start.
+def gather_rows(rows: Float[Tensor, "n d"]) -> tuple[Float[Tensor, "m d"], Int64[Tensor, "n"]]:
+    """Rows of all ranks in rank order (m = n x ranks), and which of them are this rank's own.
 
     Every rank must bring the same number of rows. Without an initialised process group the rows come back as they are.
     """
+    own = torch.arange(len(rows), device=rows.device)
     if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
-        return rows, 0
+        return rows, own
     gathered: Tensor = _Gather.apply(rows)
-    return gathered, dist.get_rank() * len(rows)
+    return gathered, dist.get_rank() * len(rows) + own

@@ -13,11 +13,10 @@ from fomo_ssl.core.seeding import bits, fold, uniform
 from fomo_ssl.core.types import Views, ViewSpec
 from fomo_ssl.encoders.base import Encoder
 from fomo_ssl.heads.decoders import UNetDecoder
-from fomo_ssl.objectives.base import Encoded, Objective, ObjectiveOutput, Preview, objectives
-from fomo_ssl.objectives.losses import embedding_std, masked_mean
+from fomo_ssl.objectives.base import PREVIEWED, Encoded, Objective, ObjectiveOutput, Preview, objectives
+from fomo_ssl.objectives.losses import masked_mean
 
 _CURVE_POINTS = 128
-_PREVIEWED = 4
 
 
 @objectives.register("genesis")
@@ -71,7 +70,6 @@ class Genesis(Objective):
         return ObjectiveOutput(
             loss=loss,
             terms={"genesis/loss": loss.detach()},
-            health={"embedding_std": embedding_std(torch.cat([one.embedding for one in encoded]))},
         )
 
     @torch.no_grad()
@@ -80,7 +78,7 @@ class Genesis(Objective):
         deformed = self.inputs(views, 0)[0]
         features = self.encoder.forward_features(deformed)
         restored = self._restore(Encoded(self.encoder.pool(features), features), deformed)
-        target, visible, reconstruction = (v[:_PREVIEWED, :1].float() for v in (views.targets[0], deformed, restored))
+        target, visible, reconstruction = (v[:PREVIEWED, :1].float() for v in (views.targets[0], deformed, restored))
         return Preview(target=target, visible=visible, reconstruction=reconstruction)
 
     def _restore(self, encoded: Encoded, image: Float[Tensor, "b c x y z"]) -> Float[Tensor, "b c x y z"]:

@@ -12,12 +12,13 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from fomo_ssl.core.errors import ConfigError
-from fomo_ssl.core.seeding import fold
 from fomo_ssl.core.types import Triple, Views, ViewSpec
-from fomo_ssl.encoders.base import Encoder, pad_to_multiple
+from fomo_ssl.encoders.base import Encoder
+from fomo_ssl.encoders.patches import to_patches
 from fomo_ssl.heads.decoders import LightDecoder, TokenDecoder
-from fomo_ssl.layers.tokens import patchify, unpatchify
+from fomo_ssl.layers.tokens import unpatchify
 from fomo_ssl.objectives.base import (
+    PREVIEWED,
     Encoded,
     Mask,
     Objective,
@@ -28,22 +29,14 @@ from fomo_ssl.objectives.base import (
     objectives,
     valid_patches,
 )
-from fomo_ssl.objectives.losses import (
-    ReconstructionLoss,
-    embedding_std,
-    explained,
-    normalise_patches,
-    reconstruction_loss,
-)
-from fomo_ssl.objectives.masking import hidden_count, mask_grid, random_mask
+from fomo_ssl.objectives.losses import ReconstructionLoss, explained, normalise_patches, reconstruction_loss
+from fomo_ssl.objectives.masking import mask_grid, view_mask
 
 TOKEN_RATIO, VOXEL_RATIO = 0.75, 0.6
 """Hidden fraction by default: of tokens (He et al. 2022, figure 5), of voxels before a convolution (AMAES)."""
 
 VOXEL_UNIT = 8
 """Edge in voxels of what is hidden together from a convolutional encoder."""
-
-_PREVIEWED = 4
 
 
 @objectives.register("mae")
@@ -116,17 +109,14 @@ class MAE(Objective):
         return ObjectiveOutput(
             loss=loss,
             terms={"mae/loss": loss.detach()},
-            health={
-                "mae/explained": torch.stack([share for _, share in scored]).mean(),
-                "embedding_std": embedding_std(torch.cat([one.embedding for one in encoded])),
-            },
+            health={"mae/explained": torch.stack([share for _, share in scored]).mean()},
         )
 
     @torch.no_grad()
     def preview(self, views: Views) -> Preview:
         """First view of the first four samples; the reconstruction shows the truth where nothing was hidden."""
-        image, target = views.images[0][:_PREVIEWED], views.targets[0][:_PREVIEWED]
-        mask = self._mask(views.keys[:_PREVIEWED], 0, image)
+        image, target = views.images[0][:PREVIEWED], views.targets[0][:PREVIEWED]
+        mask = self._mask(views.keys[:PREVIEWED], 0, image)
         patches = self._predict(encode(self.encoder, image, mask, self.mask_unit), image).float()
         if self.normalise:
             _, mean, std = normalise_patches(self._patches(target))
@@ -160,18 +150,12 @@ class MAE(Objective):
 
     def _patches(self, volume: Float[Tensor, "b c x y z"]) -> Float[Tensor, "b n p"]:
         """Voxels of every mask unit; where units reach over the edge, the edge is repeated."""
-        return patchify(pad_to_multiple(volume, self.mask_unit), self.mask_unit)
+        return to_patches(volume, self.mask_unit)[0]
 
     def _grid(self, volume: Float[Tensor, "b c x y z"]) -> Triple:
         x, y, z = volume.shape[2:]
         return mask_grid((x, y, z), self.mask_unit)
 
     def _mask(self, keys: Int64[Tensor, "b"], view: int, image: Float[Tensor, "b c x y z"]) -> Mask:
-        grid = self._grid(image)
-        units, count = math.prod(grid), hidden_count(grid, self.mask_ratio)
-        if not 0 < count < units:
-            raise ConfigError(
-                f"mask ratio {self.mask_ratio} hides {count} of the {units} units of a crop {tuple(image.shape[2:])}",
-                way_out="use larger crops, smaller mask units or another ratio",
-            )
-        return random_mask(fold(keys, f"mask/{view}"), grid, self.mask_ratio, self.mask_block)
+        x, y, z = image.shape[2:]
+        return view_mask(keys, view, (x, y, z), self.mask_unit, self.mask_ratio, self.mask_block)

@@ -6,7 +6,8 @@ from einops import repeat
 from jaxtyping import Bool, Int64
 from torch import Tensor
 
-from fomo_ssl.core.seeding import bits
+from fomo_ssl.core.errors import ConfigError
+from fomo_ssl.core.seeding import bits, fold
 from fomo_ssl.core.types import Triple
 
 
@@ -20,11 +21,29 @@ def hidden_count(grid: Triple, ratio: float) -> int:
     """How many units of `grid` a mask hides: round(ratio * n).
 
     Raises:
-        ValueError: `ratio` lies outside [0, 1].
+        ConfigError: `ratio` lies outside [0, 1].
     """
     if not 0.0 <= ratio <= 1.0:
-        raise ValueError(f"mask ratio must lie between 0 and 1, got {ratio}")
+        raise ConfigError(f"mask ratio {ratio} does not lie between 0 and 1")
     return round(ratio * math.prod(grid))
+
+
+def view_mask(
+    keys: Int64[Tensor, "b"], view: int, size: Triple, unit: Triple, ratio: float, block: int = 1
+) -> Bool[Tensor, "b gx gy gz"]:
+    """The mask of a view of `size` voxels, its own for every sample and view; `unit` in voxels, else as `random_mask`.
+
+    Raises:
+        ConfigError: it would hide nothing, or everything.
+    """
+    grid = mask_grid(size, unit)
+    units, count = math.prod(grid), hidden_count(grid, ratio)
+    if not 0 < count < units:
+        raise ConfigError(
+            f"mask ratio {ratio} hides {count} of the {units} units of {unit} voxels in a crop {size}",
+            way_out="use larger crops, another ratio or smaller units, which tokens and maps take from the encoder",
+        )
+    return random_mask(fold(keys, f"mask/{view}"), grid, ratio, block)
 
 
 def random_mask(keys: Int64[Tensor, "b"], grid: Triple, ratio: float, block: int = 1) -> Bool[Tensor, "b gx gy gz"]:

@@ -15,8 +15,7 @@ from fomo_ssl.encoders.base import Encoder
 from fomo_ssl.heads.projectors import Projector
 from fomo_ssl.objectives.base import Encoded, Objective, ObjectiveOutput, objectives
 from fomo_ssl.objectives.gather import gather_rows
-from fomo_ssl.objectives.losses import cosine, embedding_std
-from fomo_ssl.objectives.teacher import follow, slow_copy
+from fomo_ssl.objectives.losses import cosine
 
 
 @objectives.register("moco")
@@ -55,7 +54,7 @@ class MoCo(Objective):
         self.temperature = temperature
         self.projector = Projector(encoder.embed_dim, projector_hidden, projector_dim)
         self.predictor = Projector(projector_dim, projector_hidden, projector_dim)
-        self.slow_projector = slow_copy(self.projector)
+        self.slow_projector = self.slow_head(self.projector)
         self.register_buffer("queue", torch.zeros(queue, projector_dim))
         # Rows of the queue that hold something; the oldest are at the end.
         self.register_buffer("filled", torch.zeros((), dtype=torch.int64))
@@ -67,13 +66,12 @@ class MoCo(Objective):
         losses, found = [], []
         for view, partner in ((0, 1), (1, 0)):
             query = self.predictor(self.projector(encoded[view].embedding))
-            own, start = gather_rows(keys[partner])
-            logits = cosine(query, torch.cat((own, self.queue[: int(self.filled)]))) / self.temperature
+            batch, target = gather_rows(keys[partner])
+            logits = cosine(query, torch.cat((batch, self.queue[: int(self.filled)]))) / self.temperature
             if logits.shape[1] < 2:
                 raise ConfigError(
                     "a batch of one sample and an empty queue have no negatives", way_out="raise the batch size"
                 )
-            target = start + torch.arange(len(query), device=query.device)
             # Scaled by 2 t, as MoCo v3 does, so that the temperature does not change the size of the gradient.
             losses.append(F.cross_entropy(logits, target) * 2.0 * self.temperature)
             found.append((logits.detach().argmax(1) == target).float().mean())
@@ -85,7 +83,6 @@ class MoCo(Objective):
             health={
                 "moco/accuracy": torch.stack(found).mean(),
                 "moco/paired": views.paired.float().mean(),
-                "embedding_std": embedding_std(torch.cat([view.embedding for view in encoded[:2]])),
             },
         )
 
@@ -93,8 +90,6 @@ class MoCo(Objective):
     def after_step(self, step: int) -> None:
         """Move the teacher, and put its newest projections in front of the queue."""
         super().after_step(step)
-        assert self.momentum is not None
-        follow(self.slow_projector, self.projector, self.momentum)
         if self._new is not None:
             size = len(self.queue)
             self.queue.copy_(torch.cat((self._new, self.queue))[:size])

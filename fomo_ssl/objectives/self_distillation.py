@@ -11,15 +11,13 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from fomo_ssl.core.errors import ConfigError
-from fomo_ssl.core.seeding import fold
 from fomo_ssl.core.types import Pairing, Views, ViewSpec
 from fomo_ssl.encoders.base import Encoder
 from fomo_ssl.layers.transformer import init_transformer
 from fomo_ssl.objectives.base import Encoded, Mask, Objective, ObjectiveOutput, mask_to_voxels, objectives
 from fomo_ssl.objectives.gather import gather_rows
-from fomo_ssl.objectives.losses import cosine, embedding_std
-from fomo_ssl.objectives.masking import mask_grid, random_mask
-from fomo_ssl.objectives.teacher import follow, slow_copy
+from fomo_ssl.objectives.losses import cosine
+from fomo_ssl.objectives.masking import view_mask
 
 
 class PrototypeHead(nn.Module):
@@ -90,7 +88,7 @@ class SelfDistillation(Objective):
         self.heads = nn.ModuleDict(
             {"scan": PrototypeHead(encoder.embed_dim, *sizes), "patch": PrototypeHead(last.channels, *sizes)}
         )
-        self.slow_heads = slow_copy(self.heads)
+        self.slow_heads = self.slow_head(self.heads)
         self.register_buffer("center", torch.zeros(prototypes))
         self.register_buffer("patch_center", torch.zeros(prototypes))
         self._new: tuple[Tensor, Tensor] | None = None
@@ -123,7 +121,6 @@ class SelfDistillation(Objective):
                 # Collapse to one prototype: both go to 0. Collapse to none: both go to log K.
                 "self_distillation/teacher_entropy": entropy,
                 "self_distillation/prototype_entropy": -(spread * spread.clamp_min(1e-12).log()).sum(),
-                "embedding_std": embedding_std(torch.cat([one.embedding for one in encoded[:2]])),
             },
         )
 
@@ -131,8 +128,6 @@ class SelfDistillation(Objective):
     def after_step(self, step: int) -> None:
         """Move the teacher and the centres."""
         super().after_step(step)
-        assert self.momentum is not None
-        follow(self.slow_heads, self.heads, self.momentum)
         if self._new is not None:
             for center, new in zip((self.center, self.patch_center), self._new, strict=True):
                 center.lerp_(new, 1.0 - self.center_momentum)
@@ -165,14 +160,7 @@ class SelfDistillation(Objective):
 
     def _mask(self, views: Views, view: int) -> Mask:
         x, y, z = views.images[view].shape[2:]
-        grid = mask_grid((x, y, z), self.mask_unit)
-        units = grid[0] * grid[1] * grid[2]
-        if not 0 < round(self.mask_ratio * units) < units:
-            raise ConfigError(
-                f"mask ratio {self.mask_ratio} hides none or all of the {units} places of a crop {(x, y, z)}",
-                way_out="use larger crops, another ratio, or an encoder with a finer last map",
-            )
-        return random_mask(fold(views.keys, f"mask/{view}"), grid, self.mask_ratio)
+        return view_mask(views.keys, view, (x, y, z), self.mask_unit, self.mask_ratio)
 
 
 def cross_entropy(logits: Float[Tensor, "... k"], probability: Float[Tensor, "... k"]) -> Float[Tensor, "..."]:
@@ -184,10 +172,9 @@ def koleo(embedding: Float[Tensor, "n e"]) -> Float[Tensor, ""]:
     """Minus the mean log distance to the nearest other embedding, of all ranks, of unit length; 0 for a single one."""
     with torch.autocast(embedding.device.type, enabled=False):
         unit = F.normalize(embedding.float(), dim=1)
-        everyone, start = gather_rows(unit)
+        everyone, own = gather_rows(unit)
         if len(everyone) < 2:
             return embedding.sum() * 0.0
-        own = start + torch.arange(len(unit), device=unit.device)
         # Distances of the nearest ones alone: the gradient of a distance to itself is not defined.
         near = (unit @ everyone.T).detach().scatter(1, own[:, None], -2.0).argmax(1)
         distance = (unit - everyone[near]).square().sum(1).add(1e-8).sqrt()

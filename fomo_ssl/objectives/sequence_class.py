@@ -15,7 +15,6 @@ from fomo_ssl.core.types import SEQUENCES, Views, ViewSpec
 from fomo_ssl.encoders.base import Encoder
 from fomo_ssl.heads.tasks import GlobalHead
 from fomo_ssl.objectives.base import Encoded, Objective, ObjectiveOutput, objectives
-from fomo_ssl.objectives.losses import embedding_std
 
 
 @objectives.register("sequence_class")
@@ -56,8 +55,5 @@ class SequenceClass(Objective):
         return ObjectiveOutput(
             loss=loss,
             terms={"sequence_class/loss": loss.detach()},
-            health={
-                "sequence_class/accuracy": (logits.detach().argmax(dim=1) == truth).float().mean(),
-                "embedding_std": embedding_std(embedding),
-            },
+            health={"sequence_class/accuracy": (logits.detach().argmax(dim=1) == truth).float().mean()},
         )

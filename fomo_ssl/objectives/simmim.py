@@ -10,13 +10,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from fomo_ssl.core.errors import ConfigError
-from fomo_ssl.core.seeding import fold
-from fomo_ssl.core.types import Triple, Views, ViewSpec
-from fomo_ssl.encoders.base import Encoder, pad_to_multiple
+from fomo_ssl.core.types import Views, ViewSpec
+from fomo_ssl.encoders.base import Encoder
+from fomo_ssl.encoders.patches import to_patches
 from fomo_ssl.heads.decoders import LightDecoder
-from fomo_ssl.layers.tokens import patchify, unpatchify
+from fomo_ssl.layers.tokens import unpatchify
 from fomo_ssl.objectives.base import (
+    PREVIEWED,
     Encoded,
     Mask,
     Objective,
@@ -26,10 +26,8 @@ from fomo_ssl.objectives.base import (
     objectives,
     valid_patches,
 )
-from fomo_ssl.objectives.losses import ReconstructionLoss, embedding_std, explained, reconstruction_loss
-from fomo_ssl.objectives.masking import hidden_count, mask_grid, random_mask
-
-_PREVIEWED = 4
+from fomo_ssl.objectives.losses import ReconstructionLoss, explained, reconstruction_loss
+from fomo_ssl.objectives.masking import view_mask
 
 
 @objectives.register("simmim")
@@ -83,10 +81,7 @@ class SimMIM(Objective):
         return ObjectiveOutput(
             loss=loss,
             terms={"simmim/loss": loss.detach()},
-            health={
-                "simmim/explained": torch.stack(shares).mean(),
-                "embedding_std": embedding_std(torch.cat([one.embedding for one in encoded])),
-            },
+            health={"simmim/explained": torch.stack(shares).mean()},
         )
 
     @torch.no_grad()
@@ -98,7 +93,7 @@ class SimMIM(Objective):
         predicted = self._predict(Encoded(self.encoder.pool(features), features), target).float()
         hidden = mask_to_voxels(mask, self.mask_unit, image.shape[2:])
         shown = torch.where(hidden, predicted, target), image.masked_fill(hidden, 0.0), target
-        reconstruction, visible, truth = (volume[:_PREVIEWED, :1] for volume in shown)
+        reconstruction, visible, truth = (volume[:PREVIEWED, :1] for volume in shown)
         return Preview(target=truth, visible=visible, reconstruction=reconstruction)
 
     def _predict(self, encoded: Encoded, like: Float[Tensor, "b c x y z"]) -> Float[Tensor, "b c x y z"]:
@@ -120,15 +115,8 @@ class SimMIM(Objective):
 
     def _patches(self, volume: Float[Tensor, "b c x y z"]) -> Float[Tensor, "b n p"]:
         """Voxels of every mask unit; where units reach over the edge, the edge is repeated."""
-        return patchify(pad_to_multiple(volume, self.mask_unit), self.mask_unit)
+        return to_patches(volume, self.mask_unit)[0]
 
     def _mask(self, views: Views, view: int) -> Mask:
         x, y, z = views.images[view].shape[2:]
-        grid: Triple = mask_grid((x, y, z), self.mask_unit)
-        units, count = math.prod(grid), hidden_count(grid, self.mask_ratio)
-        if not 0 < count < units:
-            raise ConfigError(
-                f"mask ratio {self.mask_ratio} hides {count} of the {units} units of a crop {(x, y, z)}",
-                way_out="use larger crops, smaller mask units or another ratio",
-            )
-        return random_mask(fold(views.keys, f"mask/{view}"), grid, self.mask_ratio)
+        return view_mask(views.keys, view, (x, y, z), self.mask_unit, self.mask_ratio)

@@ -14,7 +14,6 @@ from fomo_ssl.encoders.base import Encoder
 from fomo_ssl.heads.projectors import Projector
 from fomo_ssl.objectives.base import Encoded, Objective, ObjectiveOutput, objectives
 from fomo_ssl.objectives.gather import gather_rows
-from fomo_ssl.objectives.losses import embedding_std
 
 _EPSILON = 1e-4
 
@@ -62,7 +61,6 @@ class VICReg(Objective):
         return ObjectiveOutput(
             loss=loss,
             terms={f"vicreg/{name}": value.detach() for name, value in parts.items()},
-            health={"embedding_std": embedding_std(torch.cat([view.embedding for view in encoded[:2]]))},
         )
 
 

@@ -16,7 +16,6 @@ from fomo_ssl.core.types import Triple, Views, ViewSpec
 from fomo_ssl.encoders.base import Encoder
 from fomo_ssl.heads.projectors import Projector
 from fomo_ssl.objectives.base import Encoded, Objective, ObjectiveOutput, objectives
-from fomo_ssl.objectives.losses import embedding_std
 
 _LARGEST_DISTANCE = 1.0 - 1e-6
 
@@ -61,7 +60,7 @@ class VoCo(Objective):
 
     def score(self, encoded: list[Encoded], views: Views, step: int) -> ObjectiveOutput:
         """Both terms, averaged over samples and views."""
-        bases, distances, likenesses, embeddings = self.grid**3, [], [], []
+        bases, distances, likenesses = self.grid**3, [], []
         for view, (one, image) in enumerate(zip(encoded, views.images, strict=True)):
             corners = self._corners(image, views.keys, view)
             truth = overlap(corners[:, bases:], corners[:, :bases], self._edge(image))
@@ -73,17 +72,13 @@ class VoCo(Objective):
                 said = F.relu(target @ base.detach().transpose(1, 2))
                 likenesses.append((base @ base.transpose(1, 2)).triu(1).abs().sum((1, 2)) / (bases * (bases - 1) / 2))
             distances.append((said - truth).abs())
-            embeddings.append(one.embedding)
         distance, likeness = torch.stack(distances), torch.stack(likenesses).mean()
         placed = -torch.log1p(-distance.clamp(max=_LARGEST_DISTANCE)).mean()
         loss = placed + self.regularisation * likeness
         return ObjectiveOutput(
             loss=loss,
             terms={f"voco/{k}": v.detach() for k, v in (("loss", loss), ("place", placed), ("likeness", likeness))},
-            health={
-                "voco/distance": distance.detach().mean(),
-                "embedding_std": embedding_std(torch.cat(embeddings)),
-            },
+            health={"voco/distance": distance.detach().mean()},
         )
 
     def _edge(self, image: Float[Tensor, "b c x y z"]) -> Triple:

@@ -16,7 +16,6 @@ from fomo_ssl.core.types import Views, ViewSpec
 from fomo_ssl.encoders.base import Encoder
 from fomo_ssl.heads.decoders import UNetDecoder
 from fomo_ssl.objectives.base import Encoded, Objective, ObjectiveOutput, objectives
-from fomo_ssl.objectives.losses import embedding_std
 
 
 @objectives.register("volume_fusion")
@@ -58,10 +57,7 @@ class VolumeFusion(Objective):
         return ObjectiveOutput(
             loss=loss,
             terms={"volume_fusion/loss": loss.detach()},
-            health={
-                "volume_fusion/accuracy": torch.stack(right).mean(),
-                "embedding_std": embedding_std(torch.cat([one.embedding for one in encoded])),
-            },
+            health={"volume_fusion/accuracy": torch.stack(right).mean()},
         )
 
     def _blend(self, views: Views, view: int, background: Float[Tensor, "b c x y z"]) -> Float[Tensor, "b c x y z"]:

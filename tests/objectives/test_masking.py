@@ -6,6 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fomo_ssl.core.errors import ConfigError
 from fomo_ssl.core.seeding import bits, fold
 from fomo_ssl.objectives.base import mask_to_voxels
 from fomo_ssl.objectives.masking import hidden_count, mask_grid, random_mask
@@ -74,7 +75,7 @@ def test_blocks_are_hidden_whole_but_for_one() -> None:
 
 @pytest.mark.parametrize("ratio", [-0.1, 1.1])
 def test_an_impossible_ratio_is_refused(ratio: float) -> None:
-    with pytest.raises(ValueError, match="between 0 and 1"):
+    with pytest.raises(ConfigError, match="between 0 and 1"):
         random_mask(torch.arange(2), (2, 2, 2), ratio)
 
 

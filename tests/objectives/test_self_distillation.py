@@ -87,5 +87,5 @@ def test_teacher_and_centres_move_after_the_step(encoder: Encoder, make_views: M
 
 
 def test_a_mask_of_nothing_is_refused(vit: Encoder, make_views: MakeViews) -> None:
-    with pytest.raises(ConfigError, match="hides none or all of the 27 places"):
+    with pytest.raises(ConfigError, match="hides 0 of the 27 units"):
         create_objective("self_distillation", vit, mask_ratio=0.01, **SMALL)(make_views(n=2), 0)
