@@ -135,6 +135,10 @@ class Objective(nn.Module, ABC):
     def score(self, encoded: list[Encoded], views: Views, step: int) -> ObjectiveOutput:
         """The loss from what the encoder made of each view."""
 
+    def counted(self, views: Views, view: int) -> Bool[Tensor, "b 1 x y z"] | None:
+        """Voxels of a view that count in the loss; None where all do, or where this objective does not ask."""
+        return views.valid[view] if self.views.valid and views.valid is not None else None
+
     def encode_views(self, views: Views, step: int) -> list[Encoded]:
         """One pass over what is shown of each view, and one of the teacher over the whole view where there is one."""
         shown, hidden = self.inputs(views, step), self.masks(views, step)
@@ -218,12 +222,13 @@ def mask_to_voxels(mask: Mask, unit: Triple, size: Sequence[int]) -> Bool[Tensor
     return voxels[:, :, : size[0], : size[1], : size[2]]
 
 
-def valid_patches(views: Views, view: int, unit: Triple) -> Bool[Tensor, "b n p"] | None:
-    """Which voxels of a view's mask units count, cut as the image is; None where all do."""
-    if views.valid is None:
+def patches_of_mask(
+    mask: Bool[Tensor, "b 1 x y z"] | None, channels: int, unit: Triple
+) -> Bool[Tensor, "b n p"] | None:
+    """A voxel mask cut into mask units as an image of so many channels is; None stays None."""
+    if mask is None:
         return None
-    counts = views.valid[view].to(torch.float32).expand_as(views.targets[view])
-    return to_patches(counts, unit)[0] > 0.5
+    return to_patches(mask.to(torch.float32).expand(-1, channels, -1, -1, -1), unit)[0] > 0.5
 
 
 objectives: Registry[Objective] = Registry("objective")

@@ -44,6 +44,7 @@ class CrossSequence(Objective):
         cross, kl, agree, differ: weights of the terms: reconstruction across sequences; Kullback-Leibler divergence of
             the latents from N(0, 1); 1 - cosine of the two subject latents, place by place; cosine of the two sequence
             latents.
+        loss_mask: leave voxels of the aim that do not count, such as a defaced region, out of the reconstruction.
         decoder_dim, decoder_depth: transformer decoder of encoders that drop tokens; by default half the encoder's
             width.
     """
@@ -61,10 +62,11 @@ class CrossSequence(Objective):
         kl: float = 0.001,
         agree: float = 0.5,
         differ: float = 0.5,
+        loss_mask: bool = True,
         decoder_dim: int | None = None,
         decoder_depth: int = 4,
     ) -> None:
-        super().__init__(encoder, ViewSpec(n=2, pairing="session", together=True))
+        super().__init__(encoder, ViewSpec(n=2, pairing="session", together=True, valid=loss_mask))
         if subject_dim < 1 or sequence_dim < 1:
             raise ConfigError(f"latents of {subject_dim} and {sequence_dim} channels")
         last, channels = encoder.feature_info[-1], encoder.in_channels
@@ -93,8 +95,7 @@ class CrossSequence(Objective):
         errors = []
         for own, other in ((0, 1), (1, 0)):
             predicted = self._decode(subject[own], sequence[other], encoded[own], size)
-            aim = views.targets[other]
-            errors.append(reconstruction_error(predicted.flatten(1)[:, None], aim.flatten(1)[:, None], self.kind)[:, 0])
+            errors.append(self._error(predicted, views, other))
         parts = {
             "cross": torch.stack(errors).mean(0),
             "kl": divergence,
@@ -137,6 +138,12 @@ class CrossSequence(Objective):
             far = (far.mean(-1, keepdim=True) * there).sum((1, 2, 3, 4)) / there.sum((1, 2, 3, 4))
             divergences.append(far + astray.mean(1))
         return subjects, sequences, held, torch.stack(divergences).mean(0)
+
+    def _error(self, predicted: Float[Tensor, "b c x y z"], views: Views, view: int) -> Float[Tensor, "b"]:
+        """Mean error of each sample against a view, over the voxels of it that count."""
+        target, counted = views.targets[view], self.counted(views, view)
+        valid = None if counted is None else counted.expand_as(target).flatten(1)[:, None]
+        return reconstruction_error(predicted.flatten(1)[:, None], target.flatten(1)[:, None], self.kind, valid)[:, 0]
 
     def _draw(self, heads: Float[Tensor, "b ... k"], views: Views, stream: str) -> tuple[Tensor, Tensor]:
         """A latent, drawn by the sample's key, and its divergence from N(0, 1)."""

@@ -16,6 +16,7 @@ from fomo_ssl.core.types import Views, ViewSpec
 from fomo_ssl.encoders.base import Encoder
 from fomo_ssl.heads.denoiser import Denoiser, DenoisingHead
 from fomo_ssl.objectives.base import PREVIEWED, Encoded, Objective, ObjectiveOutput, Preview, objectives
+from fomo_ssl.objectives.losses import masked_mean
 
 
 @objectives.register("denoising")
@@ -29,14 +30,21 @@ class Denoising(Objective):
         sigma_data: standard deviation of the scans; 1, since preprocessing makes the foreground so.
         log_mean, log_std: of the natural logarithm of sigma. The paper has -1.2 and 1.2 at sigma_data = 0.5; with
             intensities twice as wide, -0.5 is the same noise.
+        loss_mask: leave voxels that do not count, such as a defaced region, out of the loss and of `denoising/error`.
     """
 
     hides = reconstructs = True
 
     def __init__(
-        self, encoder: Encoder, *, sigma_data: float = 1.0, log_mean: float = -0.5, log_std: float = 1.2
+        self,
+        encoder: Encoder,
+        *,
+        sigma_data: float = 1.0,
+        log_mean: float = -0.5,
+        log_std: float = 1.2,
+        loss_mask: bool = True,
     ) -> None:
-        super().__init__(encoder, ViewSpec())
+        super().__init__(encoder, ViewSpec(valid=loss_mask))
         if sigma_data <= 0.0 or log_std < 0.0:
             raise ConfigError(f"sigma_data {sigma_data} must be positive and log_std {log_std} not negative")
         self.log_mean, self.log_std = log_mean, log_std
@@ -53,7 +61,7 @@ class Denoising(Objective):
         return [self.head.scaled(x, sigma) for x, sigma in noisy]
 
     def score(self, encoded: list[Encoded], views: Views, step: int) -> ObjectiveOutput:
-        """lambda(sigma) |D(x; sigma) - y|^2, averaged over voxels, samples and views.
+        """lambda(sigma) |D(x; sigma) - y|^2, averaged over the voxels that count, samples and views.
 
         Since lambda = 1 / c_out^2, this is the squared error of F itself (equation 8), which loses no digits where
         sigma is tiny.
@@ -65,8 +73,9 @@ class Denoising(Objective):
             said = self.head.residual(x, sigma, one.features)
             c_skip, c_out = (c[:, None, None, None, None] for c in self.head.coefficients(sigma))
             aim = (target.float() - c_skip * x) / c_out
-            losses.append((said - aim).square().mean())
-            errors.append((c_out * (said - aim)).detach().square().mean())
+            counted = self.counted(views, view)
+            losses.append(masked_mean((said - aim).square(), counted))
+            errors.append(masked_mean((c_out * (said - aim)).detach().square(), counted))
         loss = torch.stack(losses).mean()
         return ObjectiveOutput(
             loss=loss,

@@ -62,10 +62,7 @@ class Genesis(Objective):
         errors = []
         for view, (one, image, target) in enumerate(zip(encoded, deformed, views.targets, strict=True)):
             error = (self._restore(one, image) - target.float()).square()
-            if self.views.valid and views.valid is not None:
-                errors.append(masked_mean(error, views.valid[view].expand_as(error)))
-            else:
-                errors.append(error.mean())
+            errors.append(masked_mean(error, self.counted(views, view)))
         loss = torch.stack(errors).mean()
         return ObjectiveOutput(
             loss=loss,

@@ -12,10 +12,19 @@ ReconstructionLoss = Literal["mse", "smooth_l1", "l1"]
 
 
 def reconstruction_error(
-    prediction: Float[Tensor, "b n p"], target: Float[Tensor, "b n p"], kind: ReconstructionLoss
+    prediction: Float[Tensor, "b n p"],
+    target: Float[Tensor, "b n p"],
+    kind: ReconstructionLoss,
+    valid: Bool[Tensor, "b n p"] | None = None,
 ) -> Float[Tensor, "b n"]:
-    """Mean error of each of n patches of p voxels; `smooth_l1` turns linear at 1 standard deviation (Huber 1964)."""
-    return _voxel_error(prediction, target, kind).mean(dim=-1)
+    """Mean error of each of n patches of p voxels; `smooth_l1` turns linear at 1 standard deviation (Huber 1964).
+
+    Of the voxels that are `valid`, where it is given; 0 for a patch without any.
+    """
+    error = _voxel_error(prediction, target, kind)
+    if valid is None:
+        return error.mean(dim=-1)
+    return (error * valid).sum(dim=-1) / valid.sum(dim=-1).clamp_min(1)
 
 
 def reconstruction_loss(
@@ -43,9 +52,14 @@ def _voxel_error(
     return measure(prediction.float(), target.float(), reduction="none")
 
 
-def masked_mean(values: Float[Tensor, "b *n"], mask: Bool[Tensor, "b *n"]) -> Float[Tensor, ""]:
-    """Mean of the values under the mask, over the whole batch; 0 where it holds nowhere."""
-    weight = mask.to(values.dtype)
+def masked_mean(values: Float[Tensor, "b *n"], mask: Bool[Tensor, "b *#n"] | None) -> Float[Tensor, ""]:
+    """Mean of the values under the mask, which may have axes of 1, over the whole batch; 0 where it holds nowhere.
+
+    Of all values where there is no mask.
+    """
+    if mask is None:
+        return values.mean()
+    weight = mask.to(values.dtype).expand_as(values)
     return (values * weight).sum() / weight.sum().clamp_min(1.0)
 
 

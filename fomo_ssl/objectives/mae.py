@@ -27,7 +27,7 @@ from fomo_ssl.objectives.base import (
     encode,
     mask_to_voxels,
     objectives,
-    valid_patches,
+    patches_of_mask,
 )
 from fomo_ssl.objectives.losses import ReconstructionLoss, explained, normalise_patches, reconstruction_loss
 from fomo_ssl.objectives.masking import mask_grid, view_mask
@@ -135,7 +135,7 @@ class MAE(Objective):
         assert encoded.mask is not None
         target, hidden = views.targets[view], encoded.mask.flatten(1)
         predicted, truth = self._predict(encoded, target), self._patches(target)
-        valid = valid_patches(views, view, self.mask_unit) if self.views.valid else None
+        valid = patches_of_mask(self.counted(views, view), target.shape[1], self.mask_unit)
         if self.normalise:
             truth, _, _ = normalise_patches(truth)
         loss = reconstruction_loss(predicted, truth, hidden if self.masked_only else None, self.kind, valid)

@@ -24,7 +24,7 @@ from fomo_ssl.objectives.base import (
     Preview,
     mask_to_voxels,
     objectives,
-    valid_patches,
+    patches_of_mask,
 )
 from fomo_ssl.objectives.losses import ReconstructionLoss, explained, reconstruction_loss
 from fomo_ssl.objectives.masking import view_mask
@@ -74,7 +74,7 @@ class SimMIM(Objective):
         for view, (one, target) in enumerate(zip(encoded, views.targets, strict=True)):
             hidden = self._mask(views, view).flatten(1)
             predicted, truth = self._patches(self._predict(one, target)), self._patches(target)
-            valid = valid_patches(views, view, self.mask_unit) if self.views.valid else None
+            valid = patches_of_mask(self.counted(views, view), target.shape[1], self.mask_unit)
             errors.append(reconstruction_loss(predicted, truth, hidden, self.kind, valid))
             shares.append(explained(predicted, truth, hidden, valid))
         loss = torch.stack(errors).mean()

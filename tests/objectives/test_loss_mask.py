@@ -13,7 +13,9 @@ from fomo_ssl.objectives.base import encode, mask_to_voxels
 from fomo_ssl.objectives.losses import explained, reconstruction_loss
 
 MakeViews = Callable[..., Views]
-NAMES = ("mae", "simmim", "genesis")
+# Those whose aim is not what the encoder is shown: another aim, and the same prediction.
+APART = ("mae", "simmim", "genesis", "cross_sequence")
+NAMES = (*APART, "denoising")
 
 
 def with_face(views: Views, share: float = 0.4) -> Views:
@@ -77,12 +79,15 @@ def test_mae_equals_the_mean_over_hidden_voxels_that_count(
     assert objective(views, 0).loss.item() == pytest.approx(total / count, rel=1e-4)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", APART)
 def test_what_does_not_count_does_not_move_the_loss(encoder: Encoder, make_views: MakeViews, name: str) -> None:
-    objective, views = create_objective(name, encoder).eval(), with_face(make_views())
-    (valid,) = views.valid
+    objective = create_objective(name, encoder).eval()
+    views = with_face(make_views(n=objective.views.n))
     before = objective(views, 0)
-    changed = [replace(views, targets=[views.targets[0] + 3.0 * where]) for where in (~valid, valid)]
+    changed = [
+        replace(views, targets=[target + 3.0 * where for target, where in zip(views.targets, place, strict=True)])
+        for place in ([~valid for valid in views.valid], views.valid)
+    ]
     after, other = (objective(each, 0) for each in changed)
     assert torch.equal(after.loss, before.loss)
     assert all(torch.equal(after.health[key], value) for key, value in before.health.items())
@@ -91,8 +96,9 @@ def test_what_does_not_count_does_not_move_the_loss(encoder: Encoder, make_views
 
 @pytest.mark.parametrize("name", NAMES)
 def test_where_all_count_the_loss_is_that_without_a_mask(encoder: Encoder, make_views: MakeViews, name: str) -> None:
-    objective, views = create_objective(name, encoder).eval(), make_views()
-    everything = replace(views, valid=[torch.ones_like(views.targets[0], dtype=torch.bool)])
+    objective = create_objective(name, encoder).eval()
+    views = make_views(n=objective.views.n)
+    everything = replace(views, valid=[torch.ones_like(target, dtype=torch.bool) for target in views.targets])
     first, second = objective(views, 0), objective(everything, 0)
     torch.testing.assert_close(first.loss, second.loss)
     for key, value in first.health.items():
@@ -101,9 +107,45 @@ def test_where_all_count_the_loss_is_that_without_a_mask(encoder: Encoder, make_
 
 @pytest.mark.parametrize("name", NAMES)
 def test_it_can_be_switched_off(encoder: Encoder, make_views: MakeViews, name: str) -> None:
-    objective, views = create_objective(name, encoder, loss_mask=False).eval(), make_views()
+    objective = create_objective(name, encoder, loss_mask=False).eval()
+    views = make_views(n=objective.views.n)
     assert not objective.views.valid
     assert torch.equal(objective(with_face(views), 0).loss, objective(views, 0).loss)
+
+
+def test_denoising_equals_the_plain_loop_over_voxels_that_count(encoder: Encoder, make_views: MakeViews) -> None:
+    """The noisy scan is shown whole, and scored where it counts."""
+    objective, views = create_objective("denoising", encoder).eval(), with_face(make_views())
+    noisy, sigma = objective._noisy(views, 0)
+    error = (objective.denoiser.denoise(noisy, sigma) - views.targets[0]).square().double()
+    weighted, plain, count = 0.0, 0.0, 0
+    for sample in range(4):
+        counted = error[sample][views.valid[0][sample]]
+        plain += counted.sum().item()
+        weighted += counted.sum().item() * (1.0 + 1.0 / sigma[sample].item() ** 2)  # 1 / c_out²
+        count += len(counted)
+    assert count < error.numel()
+    output = objective(views, 0)
+    assert output.loss.item() == pytest.approx(weighted / count, rel=1e-3)
+    assert output.terms["denoising/error"].item() == pytest.approx(plain / count, rel=1e-3)
+    assert torch.equal(objective.inputs(views, 0)[0], objective.inputs(replace(views, valid=None), 0)[0])
+
+
+def test_across_sequences_each_sample_is_scored_where_its_aim_counts(encoder: Encoder, make_views: MakeViews) -> None:
+    objective, views = create_objective("cross_sequence", encoder).eval(), with_face(make_views(n=2))
+    valid = [views.valid[0], views.valid[1].flip(2)]
+    valid[1][3] = False  # a crop of nothing but a removed face
+    views = replace(views, valid=valid)
+    encoded = objective.encode_views(views, 0)
+    subject, sequence, _, _ = objective._latents(encoded, views, (24, 24, 24))
+    total = 0.0
+    for own, other in ((0, 1), (1, 0)):
+        made = objective._decode(subject[own], sequence[other], encoded[own], (24, 24, 24))
+        for sample in range(4):
+            kept = valid[other][sample]
+            if kept.any():
+                total += (made - views.targets[other])[sample][kept].square().mean().item() / 8
+    assert objective(views, 0).terms["cross_sequence/cross"].item() == pytest.approx(total, rel=1e-4)
 
 
 def test_a_hybrid_asks_for_what_its_members_ask_for(resenc: Encoder, make_views: MakeViews) -> None:

@@ -67,6 +67,9 @@ def test_reconstruction_error_equals_the_plain_loop(kind: str) -> None:
 def test_masked_mean_sees_only_the_mask() -> None:
     values = torch.tensor([[1.0, 100.0], [3.0, 100.0]])
     assert masked_mean(values, torch.tensor([[True, False], [True, False]])).item() == 2.0
+    assert masked_mean(values, torch.tensor([[True], [False]])).item() == 50.5
+    assert masked_mean(values, torch.zeros(2, 2, dtype=torch.bool)).item() == 0.0
+    assert masked_mean(values, None).item() == 51.0
 
 
 def test_normalised_patches_can_be_undone() -> None:
