@@ -22,24 +22,27 @@ _TERMINAL_LINES = 40
 _AXES = "xyz"
 
 _PAGE = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><title>Store of {{ accepted }} scans</title><style>
-body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 62rem; padding: 0 1rem; color: #222 }
-table { border-collapse: collapse; margin: 1rem 0 } th, td { padding: .25rem .8rem; border-bottom: 1px solid #ddd }
-th { text-align: left } td.n { text-align: right } figure { display: inline-block; margin: .5rem }
-img { background: #000; border-radius: 4px } figcaption { text-align: center; color: #555 }
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
+<title>Store of {{ accepted }} scans</title><style>
+:root { color-scheme: light dark } figcaption { text-align: center; opacity: .7 }
+body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 62rem; padding: 0 1rem }
+.scroll { overflow-x: auto } table { border-collapse: collapse; margin: 1rem 0 }
+th, td { padding: .25rem .8rem .25rem 0; border-bottom: 1px solid #8885 }
+th { text-align: left } td.n { text-align: right } figure { display: inline-block; margin: .5rem .5rem .5rem 0 }
+img { background: #000; border-radius: 4px; max-width: 100% }
 </style></head><body>
 <h1>{{ accepted }} scans of {{ subjects }} subjects, {{ quarantined }} in quarantine</h1>
 <p>Spacing {{ spacing }}, up-sampling at most {{ spec.max_upsample }}, {{ megabytes }} MB, {{ each }} MB a scan.</p>
 {% for name, picture in thumbnails %}<figure><img alt="{{ name }}" src="data:image/png;base64,{{ picture }}">
 <figcaption>{{ name }}</figcaption></figure>
 {% endfor %}
-<h2>Scans</h2><table><tr>{% for name in header %}<th>{{ name }}</th>{% endfor %}</tr>
+<h2>Scans</h2><div class="scroll"><table><tr>{% for name in header %}<th>{{ name }}</th>{% endfor %}</tr>
 {% for line in lines %}<tr><td>{{ line.dataset }}</td><td>{{ line.sequence }}</td><td class="n">{{ line.accepted }}</td>
 <td class="n">{{ line.rejected }}</td><td>{{ line.shape }}</td><td>{{ line.spacing }}</td></tr>
-{% endfor %}</table>
-{% if reasons %}<h2>Quarantine</h2><table><tr><th>reason</th><th>scans</th></tr>
+{% endfor %}</table></div>
+{% if reasons %}<h2>Quarantine</h2><div class="scroll"><table><tr><th>reason</th><th>scans</th></tr>
 {% for reason, count in reasons %}<tr><td>{{ reason }}</td><td class="n">{{ count }}</td></tr>
-{% endfor %}</table>{% endif %}
+{% endfor %}</table></div>{% endif %}
 </body></html>
 """
 

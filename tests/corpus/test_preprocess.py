@@ -55,6 +55,8 @@ def test_every_scan_is_accepted_or_quarantined_with_its_reason(tree: Path, whole
     assert "6 scans" in page
     assert page.count("data:image/png") == 4
     assert not re.search(r"https?://", page)
+    assert 'name="viewport"' in page
+    assert page.count("<table>") == page.count('<div class="scroll"><table>')
 
 
 def test_more_workers_give_the_same_bytes(tree: Path, whole: Path, tmp_path: Path, contents):
