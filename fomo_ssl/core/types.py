@@ -4,12 +4,13 @@ Array axes are x, y, z in RAS+; shapes are written `b c x y z`; spacing is in mm
 """
 
 from dataclasses import dataclass, fields, replace
-from typing import Literal, TypeVar
+from typing import Literal, TypeVar, get_args
 
 import torch
 from jaxtyping import Bool, Float, Float32, Int16, Int64
 from torch import Tensor
 
+from fomo_ssl.core.errors import ConfigError
 from fomo_ssl.core.vocabulary import SEQUENCES as SEQUENCES
 from fomo_ssl.core.vocabulary import Spacing as Spacing
 from fomo_ssl.core.vocabulary import Triple as Triple
@@ -42,6 +43,9 @@ class ViewSpec:
         together: the spatial augmentation of a sample is the same for all its views, so that views of one region still
             match voxel by voxel.
         placed: `Views.placement` says where the views lie in their scans.
+
+    Raises:
+        ConfigError: no such pairing, no view, or an overlap outside [0, 1].
     """
 
     n: int = 1
@@ -50,6 +54,12 @@ class ViewSpec:
     valid: bool = False
     together: bool = False
     placed: bool = False
+
+    def __post_init__(self) -> None:
+        if self.pairing not in get_args(Pairing):
+            raise ConfigError(f"pairing is {self.pairing!r}", way_out=f"One of {', '.join(get_args(Pairing))}")
+        if self.n < 1 or not 0.0 <= self.min_overlap <= 1.0:
+            raise ConfigError(f"{self.n} views that share {self.min_overlap} of their volume cannot be cut")
 
 
 _Self = TypeVar("_Self", bound="_OnDevice")

@@ -1,4 +1,4 @@
-"""The residual encoder of nnU-Net's ResEnc presets: `resenc_{t,s,b,l}`."""
+"""The residual encoder of nnU-Net's ResEnc presets: `resenc_{t,s,b,l,xl}`."""
 
 from collections.abc import Sequence
 from functools import partial

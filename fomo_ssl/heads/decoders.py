@@ -11,10 +11,8 @@ from fomo_ssl.core.types import FeatureInfo, Triple
 from fomo_ssl.heads.ladder import ladder, step
 from fomo_ssl.layers.convolution import ConvNorm, init_convolution
 from fomo_ssl.layers.linear import Linear
-from fomo_ssl.layers.tokens import all_tokens, patchify, token_coordinates, unpatchify
+from fomo_ssl.layers.tokens import all_tokens, token_coordinates
 from fomo_ssl.layers.transformer import Block, init_transformer, rotary_angles
-
-__all__ = ["LightDecoder", "TokenDecoder", "UNetDecoder", "patchify", "unpatchify"]
 
 
 class TokenDecoder(nn.Module):

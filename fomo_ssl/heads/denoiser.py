@@ -73,7 +73,7 @@ class DenoisingHead(nn.Module):
 
     def scaled(self, x: Float[Tensor, "b c x y z"], sigma: Float[Tensor, "b"]) -> Float[Tensor, "b c x y z"]:
         """c_in x: what the encoder is given; of unit variance at every noise level."""
-        return x * _spread((sigma.square() + self.sigma_data**2).rsqrt(), x)
+        return x * _spread((sigma.square() + self.sigma_data**2).rsqrt())
 
     def residual(
         self, x: Float[Tensor, "b c x y z"], sigma: Float[Tensor, "b"], features: list[Float[Tensor, "b _ _ _ _"]]
@@ -95,7 +95,7 @@ class DenoisingHead(nn.Module):
             features: the encoder's maps of `scaled(x, sigma)`.
         """
         c_skip, c_out = self.coefficients(sigma)
-        return _spread(c_skip, x) * x.float() + _spread(c_out, x) * self.residual(x, sigma, features)
+        return _spread(c_skip) * x.float() + _spread(c_out) * self.residual(x, sigma, features)
 
     def coefficients(self, sigma: Float[Tensor, "b"]) -> tuple[Float[Tensor, "b"], Float[Tensor, "b"]]:
         """c_skip and c_out."""
@@ -125,8 +125,8 @@ class Denoiser(nn.Module):
 
     def score(self, x: Float[Tensor, "b c x y z"], sigma: Float[Tensor, "b"]) -> Float[Tensor, "b c x y z"]:
         """Gradient of the log density of scans with noise of sigma, at x (equation 3); float32."""
-        return (self.denoise(x, sigma) - x.float()) / _spread(sigma.square(), x)
+        return (self.denoise(x, sigma) - x.float()) / _spread(sigma.square())
 
 
-def _spread(values: Float[Tensor, "b"], like: Float[Tensor, "b c x y z"]) -> Float[Tensor, "b 1 1 1 1"]:
+def _spread(values: Float[Tensor, "b"]) -> Float[Tensor, "b 1 1 1 1"]:
     return values.to(torch.float32)[:, None, None, None, None]

@@ -6,7 +6,7 @@ bending, where that code knows the crops' boxes; tokens that were dropped are le
 are looked up first and then projected, which costs count^3 rows instead of a map.
 """
 
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -17,7 +17,7 @@ from fomo_ssl.core.errors import ConfigError
 from fomo_ssl.core.types import Triple, Views, ViewSpec
 from fomo_ssl.encoders.base import Encoder
 from fomo_ssl.heads.projectors import Projector
-from fomo_ssl.objectives.base import Encoded, Objective, ObjectiveOutput, objectives
+from fomo_ssl.objectives.base import Encoded, Objective, ObjectiveOutput, check_choice, objectives
 from fomo_ssl.objectives.places import last_map, look_up, shared_places
 
 AlignmentLoss = Literal["cosine", "gram", "contrast"]
@@ -53,8 +53,7 @@ class Alignment(Objective):
     ) -> None:
         spec = ViewSpec(n=2, pairing="overlap", min_overlap=min_overlap, placed=True)
         super().__init__(encoder, spec, momentum)
-        if loss not in ("cosine", "gram", "contrast"):
-            raise ConfigError(f"loss {loss!r} of alignment", way_out="One of cosine, gram, contrast")
+        check_choice("loss of alignment", loss, get_args(AlignmentLoss))
         if places < 2 or temperature <= 0.0:
             raise ConfigError(f"alignment needs 2 places and a positive temperature, got {places} and {temperature}")
         self.kind, self.places, self.temperature = loss, places, temperature

@@ -7,7 +7,7 @@ several objectives over one pass.
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 import torch
@@ -38,6 +38,7 @@ class Encoded:
 
     Attributes:
         embedding: (b, e).
+        shown: what the encoder was given, before voxels were masked (b, c, x, y, z).
         features: the pyramid, or None where tokens were dropped.
         tokens: encoded visible tokens (b, k, d), or None where voxels were masked.
         keep: flat grid indices of the visible tokens (b, k), or None.
@@ -46,6 +47,7 @@ class Encoded:
     """
 
     embedding: Float[Tensor, "b e"]
+    shown: Float[Tensor, "b c x y z"]
     features: list[Tensor] | None = None
     tokens: Float[Tensor, "b k d"] | None = None
     keep: Int64[Tensor, "b k"] | None = None
@@ -203,16 +205,35 @@ def encode(encoder: Encoder, x: Float[Tensor, "b c x y z"], mask: Mask | None, u
     """
     if mask is None:
         features = encoder.forward_features(x)
-        return Encoded(embedding=encoder.pool(features), features=features)
+        return Encoded(embedding=encoder.pool(features), shown=x, features=features)
     if encoder.supports_token_dropping:
         visible = ~mask.flatten(1)
         # A stable sort on the boolean lists the visible tokens first and keeps their order.
         keep = visible.int().argsort(dim=1, descending=True, stable=True)[:, : int(visible[0].sum())]
         tokens, embedding = encoder.forward_tokens(x, keep)
-        return Encoded(embedding=embedding, tokens=tokens, keep=keep, mask=mask)
+        return Encoded(embedding=embedding, shown=x, tokens=tokens, keep=keep, mask=mask)
     hidden = mask_to_voxels(mask, unit, x.shape[2:])
     features = encoder.forward_features(x.masked_fill(hidden, 0.0))
-    return Encoded(embedding=encoder.pool(features), features=features, mask=mask)
+    return Encoded(embedding=encoder.pool(features), shown=x, features=features, mask=mask)
+
+
+def previewed(views: Views) -> Views:
+    """The first samples, as many as a preview shows; draws go by key, so they see what they would in the batch."""
+
+    def first(per_view: Sequence[Tensor]) -> list[Tensor]:
+        return [each[:PREVIEWED] for each in per_view]
+
+    return replace(
+        views,
+        images=first(views.images),
+        targets=first(views.targets),
+        keys=views.keys[:PREVIEWED],
+        spacing=views.spacing[:PREVIEWED],
+        sequences=views.sequences[:, :PREVIEWED],
+        paired=views.paired[:PREVIEWED],
+        valid=None if views.valid is None else first(views.valid),
+        placement=None,
+    )
 
 
 def mask_to_voxels(mask: Mask, unit: Triple, size: Sequence[int]) -> Bool[Tensor, "b 1 x y z"]:
@@ -229,6 +250,12 @@ def patches_of_mask(
     if mask is None:
         return None
     return to_patches(mask.to(torch.float32).expand(-1, channels, -1, -1, -1), unit)[0] > 0.5
+
+
+def check_choice(what: str, value: str, choices: Sequence[str]) -> None:
+    """Raise a ConfigError where an argument has none of its values: a misspelt word must not pick another way."""
+    if value not in choices:
+        raise ConfigError(f"{what} is {value!r}", way_out=f"One of {', '.join(choices)}")
 
 
 objectives: Registry[Objective] = Registry("objective")

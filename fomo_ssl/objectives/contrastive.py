@@ -4,13 +4,11 @@ Chen et al. 2020 (SimCLR, arXiv 2002.05709). Negatives are all other views of th
 subject, so two scans of one subject that meet in a batch count as negatives; a random order makes that rare.
 """
 
-from typing import Literal
-
 import torch
 import torch.nn.functional as F
 
 from fomo_ssl.core.errors import ConfigError
-from fomo_ssl.core.types import Views, ViewSpec
+from fomo_ssl.core.types import Pairing, Views, ViewSpec
 from fomo_ssl.encoders.base import Encoder
 from fomo_ssl.heads.projectors import Projector
 from fomo_ssl.objectives.base import Encoded, Objective, ObjectiveOutput, objectives
@@ -35,7 +33,7 @@ class Contrastive(Objective):
         self,
         encoder: Encoder,
         *,
-        pairing: Literal["overlap", "session", "subject"] = "overlap",
+        pairing: Pairing = "overlap",
         min_overlap: float = 0.4,
         temperature: float = 0.1,
         projector_hidden: int = 2048,

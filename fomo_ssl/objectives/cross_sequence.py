@@ -8,6 +8,7 @@ that code takes the mean of both; and both come from the encoder's last map.
 """
 
 import math
+from typing import get_args
 
 import torch
 import torch.nn.functional as F
@@ -21,7 +22,16 @@ from fomo_ssl.encoders.base import Encoder
 from fomo_ssl.heads.decoders import LightDecoder, TokenDecoder
 from fomo_ssl.layers.tokens import all_tokens, gather_tokens, unpatchify
 from fomo_ssl.layers.transformer import init_transformer
-from fomo_ssl.objectives.base import PREVIEWED, Encoded, Objective, ObjectiveOutput, Preview, encode, objectives
+from fomo_ssl.objectives.base import (
+    Encoded,
+    Objective,
+    ObjectiveOutput,
+    Preview,
+    check_choice,
+    encode,
+    objectives,
+    previewed,
+)
 from fomo_ssl.objectives.losses import ReconstructionLoss, reconstruction_error
 from fomo_ssl.objectives.places import last_map
 
@@ -67,6 +77,7 @@ class CrossSequence(Objective):
         decoder_depth: int = 4,
     ) -> None:
         super().__init__(encoder, ViewSpec(n=2, pairing="session", together=True, valid=loss_mask))
+        check_choice("loss of cross_sequence", loss, get_args(ReconstructionLoss))
         if subject_dim < 1 or sequence_dim < 1:
             raise ConfigError(f"latents of {subject_dim} and {sequence_dim} channels")
         last, channels = encoder.feature_info[-1], encoder.in_channels
@@ -113,11 +124,12 @@ class CrossSequence(Objective):
     @torch.no_grad()
     def preview(self, views: Views) -> Preview:
         """The second view of the first samples, the first one, and what is made of it in the second's look."""
+        views = previewed(views)
         x, y, z = views.images[0].shape[2:]
         encoded = [encode(self.encoder, image, None, self.mask_unit) for image in views.images[:2]]
         subject, sequence, _, _ = self._latents(encoded, views, (x, y, z))
         made = self._decode(subject[0], sequence[1], encoded[0], (x, y, z))
-        target, visible, reconstruction = (v[:PREVIEWED, :1].float() for v in (views.targets[1], views.images[0], made))
+        target, visible, reconstruction = (v[:, :1].float() for v in (views.targets[1], views.images[0], made))
         return Preview(target=target, visible=visible, reconstruction=reconstruction)
 
     def _latents(

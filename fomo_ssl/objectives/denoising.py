@@ -15,7 +15,7 @@ from fomo_ssl.core.seeding import fold, normal
 from fomo_ssl.core.types import Views, ViewSpec
 from fomo_ssl.encoders.base import Encoder
 from fomo_ssl.heads.denoiser import Denoiser, DenoisingHead
-from fomo_ssl.objectives.base import PREVIEWED, Encoded, Objective, ObjectiveOutput, Preview, objectives
+from fomo_ssl.objectives.base import PREVIEWED, Encoded, Objective, ObjectiveOutput, Preview, objectives, previewed
 from fomo_ssl.objectives.losses import masked_mean
 
 
@@ -85,11 +85,12 @@ class Denoising(Objective):
     @torch.no_grad()
     def preview(self, views: Views) -> Preview:
         """Scan, with noise, and denoised in one step; from little to much noise down the first samples."""
-        target = views.targets[0][:PREVIEWED].float()
+        views = previewed(views)
+        target = views.targets[0].float()
         # Quintiles of the levels that are trained, not draws: the same noise in every picture of a run.
         level = torch.arange(1, len(target) + 1, device=target.device) / (PREVIEWED + 1)
         sigma = torch.exp(self.log_mean + self.log_std * math.sqrt(2.0) * torch.erfinv(2.0 * level - 1.0))
-        noise = normal(fold(views.keys[: len(target)], "noise/0"), *target.shape[1:])
+        noise = normal(fold(views.keys, "noise/0"), *target.shape[1:])
         x = target + sigma[:, None, None, None, None] * noise
         denoised = self.denoiser.denoise(x, sigma)
         return Preview(target=target[:, :1], visible=x[:, :1], reconstruction=denoised[:, :1])

@@ -13,7 +13,7 @@ from fomo_ssl.core.seeding import bits, fold, uniform
 from fomo_ssl.core.types import Views, ViewSpec
 from fomo_ssl.encoders.base import Encoder
 from fomo_ssl.heads.decoders import UNetDecoder
-from fomo_ssl.objectives.base import PREVIEWED, Encoded, Objective, ObjectiveOutput, Preview, objectives
+from fomo_ssl.objectives.base import Encoded, Objective, ObjectiveOutput, Preview, encode, objectives, previewed
 from fomo_ssl.objectives.losses import masked_mean
 
 _CURVE_POINTS = 128
@@ -58,10 +58,9 @@ class Genesis(Objective):
 
     def score(self, encoded: list[Encoded], views: Views, step: int) -> ObjectiveOutput:
         """Error of the restored crops, averaged over views."""
-        deformed = self.inputs(views, step)
         errors = []
-        for view, (one, image, target) in enumerate(zip(encoded, deformed, views.targets, strict=True)):
-            error = (self._restore(one, image) - target.float()).square()
+        for view, (one, target) in enumerate(zip(encoded, views.targets, strict=True)):
+            error = (self._restore(one) - target.float()).square()
             errors.append(masked_mean(error, self.counted(views, view)))
         loss = torch.stack(errors).mean()
         return ObjectiveOutput(
@@ -72,15 +71,14 @@ class Genesis(Objective):
     @torch.no_grad()
     def preview(self, views: Views) -> Preview:
         """First view of the first samples: as it was, deformed, restored."""
-        deformed = self.inputs(views, 0)[0]
-        features = self.encoder.forward_features(deformed)
-        restored = self._restore(Encoded(self.encoder.pool(features), features), deformed)
-        target, visible, reconstruction = (v[:PREVIEWED, :1].float() for v in (views.targets[0], deformed, restored))
-        return Preview(target=target, visible=visible, reconstruction=reconstruction)
+        views = previewed(views)
+        one = encode(self.encoder, self.inputs(views, 0)[0], None, self.mask_unit)
+        target, visible, restored = (v[:, :1].float() for v in (views.targets[0], one.shown, self._restore(one)))
+        return Preview(target=target, visible=visible, reconstruction=restored)
 
-    def _restore(self, encoded: Encoded, image: Float[Tensor, "b c x y z"]) -> Float[Tensor, "b c x y z"]:
+    def _restore(self, encoded: Encoded) -> Float[Tensor, "b c x y z"]:
         assert encoded.features is not None
-        restored: Tensor = self.decoder(image, encoded.features)
+        restored: Tensor = self.decoder(encoded.shown, encoded.features)
         return restored.float()
 
     def _deform(self, x: Float[Tensor, "b c x y z"], keys: Int64[Tensor, "b"]) -> Float[Tensor, "b c x y z"]:

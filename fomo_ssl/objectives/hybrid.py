@@ -36,7 +36,7 @@ def weight_at(weight: Weight, step: int) -> float:
 
 
 def richest(specs: list[ViewSpec]) -> ViewSpec:
-    """The views that satisfy every spec: the most views, the largest overlap and the one pairing that is asked for.
+    """The views that satisfy every spec: the most views, and the one pairing and largest overlap that is asked for.
 
     Raises:
         ConfigError: two specs ask for different pairings.
@@ -50,7 +50,7 @@ def richest(specs: list[ViewSpec]) -> ViewSpec:
     return ViewSpec(
         n=max(spec.n for spec in specs),
         pairing=pairings.pop() if pairings else "single",
-        min_overlap=max(spec.min_overlap for spec in specs),
+        min_overlap=max((spec.min_overlap for spec in specs if spec.pairing != "single"), default=0.0),
         valid=any(spec.valid for spec in specs),
         together=any(spec.together for spec in specs),
         placed=any(spec.placed for spec in specs),

@@ -5,7 +5,7 @@ convolutional encoders and for the target.
 """
 
 import math
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from jaxtyping import Float, Int64
@@ -18,16 +18,17 @@ from fomo_ssl.encoders.patches import to_patches
 from fomo_ssl.heads.decoders import LightDecoder, TokenDecoder
 from fomo_ssl.layers.tokens import unpatchify
 from fomo_ssl.objectives.base import (
-    PREVIEWED,
     Encoded,
     Mask,
     Objective,
     ObjectiveOutput,
     Preview,
+    check_choice,
     encode,
     mask_to_voxels,
     objectives,
     patches_of_mask,
+    previewed,
 )
 from fomo_ssl.objectives.losses import ReconstructionLoss, explained, normalise_patches, reconstruction_loss
 from fomo_ssl.objectives.masking import mask_grid, view_mask
@@ -78,6 +79,8 @@ class MAE(Objective):
         decoder_depth: int = 4,
     ) -> None:
         super().__init__(encoder, ViewSpec(valid=loss_mask))
+        check_choice("loss of mae", loss, get_args(ReconstructionLoss))
+        check_choice("loss_on of mae", loss_on, ("masked", "all"))
         drops = encoder.supports_token_dropping
         if not drops:
             self.mask_unit = (mask_unit or VOXEL_UNIT,) * 3
@@ -115,8 +118,9 @@ class MAE(Objective):
     @torch.no_grad()
     def preview(self, views: Views) -> Preview:
         """First view of the first four samples; the reconstruction shows the truth where nothing was hidden."""
-        image, target = views.images[0][:PREVIEWED], views.targets[0][:PREVIEWED]
-        mask = self._mask(views.keys[:PREVIEWED], 0, image)
+        views = previewed(views)
+        image, target = views.images[0], views.targets[0]
+        mask = self._mask(views.keys, 0, image)
         patches = self._predict(encode(self.encoder, image, mask, self.mask_unit), image).float()
         if self.normalise:
             _, mean, std = normalise_patches(self._patches(target))

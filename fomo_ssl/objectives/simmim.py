@@ -5,6 +5,7 @@ cannot drop tokens.
 """
 
 import math
+from typing import get_args
 
 import torch
 from jaxtyping import Float
@@ -16,15 +17,17 @@ from fomo_ssl.encoders.patches import to_patches
 from fomo_ssl.heads.decoders import LightDecoder
 from fomo_ssl.layers.tokens import unpatchify
 from fomo_ssl.objectives.base import (
-    PREVIEWED,
     Encoded,
     Mask,
     Objective,
     ObjectiveOutput,
     Preview,
+    check_choice,
+    encode,
     mask_to_voxels,
     objectives,
     patches_of_mask,
+    previewed,
 )
 from fomo_ssl.objectives.losses import ReconstructionLoss, explained, reconstruction_loss
 from fomo_ssl.objectives.masking import view_mask
@@ -54,6 +57,7 @@ class SimMIM(Objective):
         loss_mask: bool = True,
     ) -> None:
         super().__init__(encoder, ViewSpec(valid=loss_mask))
+        check_choice("loss of simmim", loss, get_args(ReconstructionLoss))
         self.mask_ratio, self.kind, self.mask_unit = mask_ratio, loss, (mask_unit,) * 3
         channels, last = encoder.in_channels, encoder.feature_info[-1]
         # A patch of voxels in front of a linear patch embedding is a mask token behind it.
@@ -87,14 +91,16 @@ class SimMIM(Objective):
     @torch.no_grad()
     def preview(self, views: Views) -> Preview:
         """First view of the first samples; the reconstruction shows the truth where nothing was hidden."""
-        image, target = views.images[0], views.targets[0]
-        mask = self._mask(views, 0)
-        features = self.encoder.forward_features(self._covered(image, mask))
-        predicted = self._predict(Encoded(self.encoder.pool(features), features), target).float()
+        views = previewed(views)
+        image, target, mask = views.images[0], views.targets[0], self._mask(views, 0)
+        one = encode(self.encoder, self._covered(image, mask), None, self.mask_unit)
+        predicted = self._predict(one, target).float()
         hidden = mask_to_voxels(mask, self.mask_unit, image.shape[2:])
-        shown = torch.where(hidden, predicted, target), image.masked_fill(hidden, 0.0), target
-        reconstruction, visible, truth = (volume[:PREVIEWED, :1] for volume in shown)
-        return Preview(target=truth, visible=visible, reconstruction=reconstruction)
+        return Preview(
+            target=target[:, :1],
+            visible=image.masked_fill(hidden, 0.0)[:, :1],
+            reconstruction=torch.where(hidden, predicted, target)[:, :1],
+        )
 
     def _predict(self, encoded: Encoded, like: Float[Tensor, "b c x y z"]) -> Float[Tensor, "b c x y z"]:
         assert encoded.features is not None

@@ -48,9 +48,9 @@ class VolumeFusion(Objective):
     def score(self, encoded: list[Encoded], views: Views, step: int) -> ObjectiveOutput:
         """Loss over all views."""
         losses, right = [], []
-        for view, (one, image) in enumerate(zip(encoded, self.inputs(views, step), strict=True)):
+        for view, one in enumerate(encoded):
             assert one.features is not None
-            logits, truth = self.decoder(image, one.features).float(), self._classes(views, view)
+            logits, truth = self.decoder(one.shown, one.features).float(), self._classes(views, view)
             losses.append(F.cross_entropy(logits, truth) + soft_dice_loss(logits.softmax(1), truth))
             right.append((logits.detach().argmax(1) == truth).float().mean())
         loss = torch.stack(losses).mean()

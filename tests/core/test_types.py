@@ -1,7 +1,8 @@
 import pytest
 import torch
 
-from fomo_ssl.core.types import SEQUENCES, Views, sequence_class
+from fomo_ssl.core.errors import ConfigError
+from fomo_ssl.core.types import SEQUENCES, Views, ViewSpec, sequence_class
 
 
 @pytest.mark.parametrize(
@@ -24,3 +25,9 @@ def test_views_move_as_one():
     moved = views.to("meta")
     assert len(moved) == 2
     assert all(t.device.type == "meta" for t in [*moved.images, *moved.targets, moved.keys, moved.paired])
+
+
+@pytest.mark.parametrize("wrong", [{"n": 0}, {"min_overlap": 1.5}, {"min_overlap": -0.1}])
+def test_views_that_nobody_can_cut_are_refused(wrong: dict[str, object]):
+    with pytest.raises(ConfigError):
+        ViewSpec(**wrong)

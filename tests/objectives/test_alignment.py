@@ -83,7 +83,8 @@ def test_dropped_tokens_are_left_out_of_a_look() -> None:
     torch.manual_seed(0)
     keep = torch.tensor([[0, 3, 5, 6, 7]])
     tokens = torch.randn(1, 5, 3)
-    features, held = last_map(Encoded(torch.zeros(1, 3), tokens=tokens, keep=keep), (8, 8, 8), (4, 4, 4))
+    encoded = Encoded(torch.zeros(1, 3), torch.zeros(1, 1, 8, 8, 8), tokens=tokens, keep=keep)
+    features, held = last_map(encoded, (8, 8, 8), (4, 4, 4))
     places = torch.tensor([[[1.5, 1.5, 1.5], [3.5, 3.5, 3.5], [2.0, 5.0, 1.0], [1.5, 1.5, 5.5]]])
     found, near = look_up(features, held, places, (4, 4, 4))
     where = {int(k): tokens[0, i] for i, k in enumerate(keep[0])}

@@ -113,6 +113,9 @@ def test_a_ramp_reaches_the_loss(vit: Encoder, make_views: MakeViews) -> None:
 def test_the_richest_views_serve_everyone() -> None:
     overlap = ViewSpec(n=2, pairing="overlap", min_overlap=0.6)
     assert richest([ViewSpec(), overlap]) == overlap
+    # One view has no overlap, so its default does not bind those who ask for a small one.
+    small = replace(overlap, min_overlap=0.1)
+    assert richest([ViewSpec(), small]) == small
     asking = richest([replace(overlap, placed=True), replace(overlap, together=True)])
     assert asking == replace(overlap, placed=True, together=True)
     with pytest.raises(ConfigError, match="different pairings: overlap, session"):

@@ -53,8 +53,7 @@ def training_crop(content: Mapping[str, Any], default: int) -> tuple[int, int, i
     """Voxels of a training crop, from Lightning's hyper-parameters where they say it."""
     said = content.get("hyper_parameters", {})
     size = said.get("patch_size") if isinstance(said, Mapping) else None
-    sizes = [size] * 3 if isinstance(size, int) else list(size or [])
-    if len(sizes) != 3:
-        return default, default, default
-    x, y, z = (int(edge) for edge in sizes)
-    return x, y, z
+    match [size] * 3 if isinstance(size, int) else size:
+        case [int(x), int(y), int(z)]:
+            return x, y, z
+    return default, default, default

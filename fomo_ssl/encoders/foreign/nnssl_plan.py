@@ -75,7 +75,7 @@ def read_plan(content: Mapping[str, Any], where: Path) -> Plan:
             axes=(2 - first, 2 - second, 2 - third),  # all its readers give z y x, which the plan may turn further
             spacing=_spacing(configuration["spacing"], where),
         )
-    except (KeyError, TypeError, ValueError, StopIteration) as error:
+    except (AttributeError, KeyError, TypeError, ValueError, StopIteration) as error:
         what = f"no complete nnssl adaptation plan: {type(error).__name__} {error}"
         raise ForeignWeightsError(what, where=where, way_out="Add it with nnssl's add_adaptation_plan") from error
 

@@ -206,6 +206,15 @@ def test_other_arguments_of_a_residual_net_are_refused(tmp_path: Path, key: str,
         import_weights(file)
 
 
+def test_a_list_where_a_plan_has_a_table_is_an_incomplete_plan(tmp_path: Path) -> None:
+    file = checkpoint(tmp_path / "a.pth", foreign_resenc(resenc()), resenc_architecture(**SMALL))
+    content = torch.load(file, weights_only=True)
+    content["nnssl_adaptation_plan"]["pretrain_plan"]["configurations"] = []
+    torch.save(content, file)
+    with pytest.raises(ForeignWeightsError, match="no complete nnssl adaptation plan"):
+        import_weights(file)
+
+
 def test_a_file_of_no_known_format_names_its_keys(tmp_path: Path) -> None:
     torch.save({"weights": torch.zeros(1)}, tmp_path / "a.pth")
     with pytest.raises(ForeignWeightsError, match="its keys begin with weights"):
