@@ -61,7 +61,7 @@ def module() -> PretrainModule:
 def test_a_step_reports_loss_terms_and_health(module: PretrainModule) -> None:
     loss = module.training_step(batch_of(2), 0)
     assert loss.requires_grad
-    assert set(module.metrics) == {"loss", "mean/loss", "step"}
+    assert set(module.metrics) == {"loss", "mean/loss", "step", "embedding_std"}
     assert not any(value.requires_grad for value in module.metrics.values())
     assert float(module.metrics["step"]) == 3.0
 
