@@ -2,11 +2,16 @@
 
 Measured on 15 real scans at 1 mm, one thread, MB a scan and random 96^3 crops a second, file opened for each crop:
 12 bit LZ4 5.8 and 390, 12 bit ZSTD 5.1 to 5.3 and 200, 15 bit LZ4 7.7 and 340. Twelve bits over the robust range leave
-a PSNR of 84 dB (at least 83), far below the noise of any scan; scanners themselves deliver 12 bits.
+a PSNR of 84 dB (at least 83), far below the noise of any scan; scanners themselves deliver 12 bits. No other shape of
+chunks and blocks, and no other level of LZ4, reads faster (docs/benchmarks.md).
 """
 
+import contextlib
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -17,7 +22,11 @@ LEVELS = 4095
 NOT_VALID = 4096
 """The bit above the intensity, set in voxels that do not count: they cost no file, no read and hardly a byte."""
 CHUNK, BLOCK = 64, 16
+_COPY = 0.3  # what it costs to copy a voxel, beside decompressing it
 EXTENSION = ".b2nd"
+
+Box = tuple[slice, slice, slice]
+"""Part of a scan along x, y, z: starts and stops inside it, step 1."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +69,7 @@ def compress(values: np.ndarray) -> bytes:
     return bytes(blosc2.asarray(values, chunks=chunks, blocks=blocks, cparams=parameters).to_cframe())
 
 
-def read_box(path: Path, box: tuple[slice, slice, slice] | None = None) -> np.ndarray:
+def read_box(path: Path, box: Box | None = None) -> np.ndarray:
     """A box of a stored scan (all of it without one), int16 in 0 to 4095.
 
     Raises:
@@ -75,17 +84,77 @@ def intensities(values: np.ndarray) -> np.ndarray:
     return values
 
 
-def read_flagged(path: Path, box: tuple[slice, slice, slice] | None = None) -> np.ndarray:
+def read_flagged(path: Path, box: Box | None = None) -> np.ndarray:
     """As `read_box`, with `NOT_VALID` in the voxels that do not count.
 
     Raises:
         StoreError: the file is missing or damaged.
     """
+    with _named_damage(path):
+        array = _open(path)
+        return np.asarray(array[:] if box is None else array[box])
+
+
+def read_into(path: Path, boxes: Sequence[Box], targets: Sequence[np.ndarray]) -> None:
+    """Several boxes of a stored scan, as `read_flagged` gives them, written where they are wanted.
+
+    The file is opened once. A target that lies in memory in one piece is decompressed into, without a copy; where boxes
+    overlap so much that it is less work, what is around all of them is decompressed once and cut.
+
+    Args:
+        path: the stored scan.
+        boxes: none of them empty.
+        targets: int16 arrays of the boxes' shapes.
+
+    Raises:
+        StoreError: the file is missing or damaged.
+    """
+    hull = tuple(slice(min(s.start for s in axis), max(s.stop for s in axis)) for axis in zip(*boxes, strict=True))
+    cut = _COPY * sum(target.size for target in targets)
+    with _named_damage(path):
+        array = _open(path)
+        if _decoded(hull) + cut < sum(map(_decoded, boxes)):
+            around = _decode(array, hull)
+            for box, target in zip(boxes, targets, strict=True):
+                x, y, z = (slice(s.start - h.start, s.stop - h.start) for s, h in zip(box, hull, strict=True))
+                target[:] = around[x, y, z]
+            return
+        for box, target in zip(boxes, targets, strict=True):
+            if target.flags.c_contiguous:
+                _decode(array, box, target)
+            else:
+                target[:] = _decode(array, box)
+
+
+def _decode(array: Any, box: tuple[slice, ...], target: np.ndarray | None = None) -> np.ndarray:
+    """A box of an open scan, decompressed into `target` where there is one.
+
+    Raises:
+        ValueError: the box is not inside the array; slicing would cut it short, and the file's padding is no scan.
+    """
+    if any(s.stop > n for s, n in zip(box, array.shape, strict=True)):
+        raise ValueError(f"its shape is {array.shape}, which is not what the index says")
+    if target is None:
+        target = np.empty([s.stop - s.start for s in box], np.int16)
+    return np.asarray(array.get_slice_numpy(target, ([s.start for s in box], [s.stop for s in box])))
+
+
+def _decoded(box: tuple[slice, ...]) -> int:
+    """Voxels of the blocks that a box touches: what decompressing it costs."""
+    return math.prod(BLOCK * (-(-s.stop // BLOCK) - s.start // BLOCK) for s in box)
+
+
+def _open(path: Path) -> Any:
     import blosc2
 
+    return blosc2.open(str(path), mode="r", mmap_mode="r", dparams={"nthreads": 1})
+
+
+@contextlib.contextmanager
+def _named_damage(path: Path) -> Iterator[None]:
+    """Turn what goes wrong in a scan file into an error that names the file."""
     try:
-        array = blosc2.open(str(path), mode="r", mmap_mode="r", dparams={"nthreads": 1})
-        return np.asarray(array[:] if box is None else array[box])
+        yield
     except (RuntimeError, ValueError, OSError) as error:
         what = "missing" if not path.exists() else f"cannot be read ({error})"
         raise StoreError(f"scan file {what}", where=path, way_out="Run preprocess again into a new store") from error

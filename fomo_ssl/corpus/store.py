@@ -1,7 +1,8 @@
 """The store: an index that is memory-mapped and one compressed file per scan. Format: docs/reference/store.md."""
 
+import functools
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -13,7 +14,7 @@ import pyarrow as pa
 from fomo_ssl.core.errors import StoreError
 from fomo_ssl.core.files import atomic_file, write_json
 from fomo_ssl.core.vocabulary import Triple
-from fomo_ssl.corpus.codec import compress, quantise, read_box, read_flagged
+from fomo_ssl.corpus.codec import compress, intensities, quantise, read_box, read_into
 from fomo_ssl.corpus.layouts import ScanRow
 from fomo_ssl.corpus.metadata import Metadata
 from fomo_ssl.corpus.schema import MASKS_VERSION, VERSION, digest, index_row, scan_file, schema_of, version_of
@@ -79,20 +80,42 @@ class Store:
 
         With `flagged`, voxels that do not count have `codec.NOT_VALID` added; those outside the scan count.
         """
-        shape = [self._cell(f"shape_{axis}", row) for axis in "xyz"]
-        starts = [min(max(0, lo), n) for lo, n in zip(origin, shape, strict=True)]
-        stops = [max(start, min(lo + edge, n)) for lo, edge, start, n in zip(origin, size, starts, shape, strict=True)]
-        box = slice(starts[0], stops[0]), slice(starts[1], stops[1]), slice(starts[2], stops[2])
-        is_inside = all(stop - start == edge for start, stop, edge in zip(starts, stops, size, strict=True))
-        path = self.path / self._cell("file", row)
-        read = read_flagged if flagged or not self.has_masks else read_box
-        if is_inside:
-            return read(path, box)
-        crop: np.ndarray = np.full(size, self._cell("background", row), np.int16)
-        if all(stop > start for start, stop in zip(starts, stops, strict=True)):
-            x, y, z = (slice(s.start - lo, s.stop - lo) for s, lo in zip(box, origin, strict=True))
-            crop[x, y, z] = read(path, box)
+        crop: np.ndarray = np.empty(size, np.int16)
+        self.read_crops(row, [origin], [crop], flagged=flagged)
         return crop
+
+    def read_crops(
+        self, row: int, origins: Sequence[Triple], crops: Sequence[np.ndarray], *, flagged: bool = False
+    ) -> None:
+        """Crops of one scan as `read_crop` gives them, written into int16 arrays; its file is opened once.
+
+        Raises:
+            StoreError: the file is missing or damaged; what the arrays hold then is not defined.
+        """
+        shape = [int(column[row]) for column in self._shape]
+        boxes, parts = [], []
+        for origin, crop in zip(origins, crops, strict=True):
+            starts = [min(max(0, lo), n) for lo, n in zip(origin, shape, strict=True)]
+            stops = [
+                max(a, min(lo + edge, n)) for lo, edge, a, n in zip(origin, crop.shape, starts, shape, strict=True)
+            ]
+            x, y, z = (slice(a - lo, b - lo) for a, b, lo in zip(starts, stops, origin, strict=True))
+            part = crop[x, y, z]
+            if part.shape != crop.shape:
+                crop.fill(self._cell("background", row))
+            if part.size:
+                boxes.append((slice(starts[0], stops[0]), slice(starts[1], stops[1]), slice(starts[2], stops[2])))
+                parts.append(part)
+        if parts:
+            read_into(self.path / self._cell("file", row), boxes, parts)
+        if self.has_masks and not flagged:
+            for part in parts:
+                intensities(part)
+
+    @functools.cached_property
+    def _shape(self) -> list[np.ndarray]:
+        """Columns of the memory-mapped index as NumPy sees them: a cell of Arrow costs twenty times as much."""
+        return [self.index.column(f"shape_{axis}").combine_chunks().to_numpy() for axis in "xyz"]
 
     def _cell(self, column: str, row: int) -> Any:
         return self.index.column(column)[row].as_py()

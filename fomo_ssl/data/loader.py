@@ -5,10 +5,11 @@ is reported, and too many of them end the loop.
 """
 
 import contextlib
+import gc
 import math
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -60,15 +61,40 @@ class _Raw:
 
 
 def read_crops(
-    store: Store, request: Request, crop: Triple, images: list[Int16[Tensor, "b 1 x y z"]], at: int, flagged: bool
-) -> None:
-    """Read the crops of one request into place `at` of a batch, with the flags of voxels that do not count on request.
+    store: Store,
+    requests: Mapping[int, Request],
+    images: list[Int16[Tensor, "b 1 x y z"]],
+    flagged: bool,
+) -> dict[int, StoreError]:
+    """Read the crops of some requests into their places of a batch, each scan once, however many crops it gives.
 
-    Raises:
-        StoreError: a scan cannot be read; the message names its file.
+    Args:
+        store: where crops are read.
+        requests: by their place in the batch.
+        images: the batch, a tensor per view.
+        flagged: leave the flags of voxels that do not count.
+
+    Returns:
+        What went wrong, naming the file, by place; such a place holds no crops.
     """
-    for image, row, origin in zip(images, request.rows, request.origins, strict=True):
-        image.numpy()[at, 0] = store.read_crop(row, origin, crop, flagged=flagged)
+    arrays = [image.numpy()[:, 0] for image in images]
+    wanted: dict[int, list[tuple[int, Triple, np.ndarray]]] = {}
+    for place, request in requests.items():
+        for array, row, origin in zip(arrays, request.rows, request.origins, strict=True):
+            wanted.setdefault(row, []).append((place, origin, array[place]))
+    failed: dict[int, StoreError] = {}
+    for row, crops in wanted.items():
+        places, origins, targets = zip(*crops, strict=True)
+        try:
+            store.read_crops(row, origins, targets, flagged=flagged)
+        except StoreError:
+            # A scan may be damaged in part: what becomes of a sample must not depend on the others of its batch.
+            for place, origin, target in zip(places, origins, targets, strict=True):
+                try:
+                    store.read_crops(row, [origin], [target], flagged=flagged)
+                except StoreError as error:
+                    failed[place] = error
+    return failed
 
 
 def to_batch(
@@ -108,33 +134,25 @@ class _Batches(Dataset[_Raw | StoreError]):
         samples = range(first, min(first + self.batch_size, self.stop))
         images = self.ring.views(k, len(samples)) if self.ring else self.empty(len(samples))
         raw = _Raw([], [], None if self.ring else images)
-        try:
-            for place, sample in enumerate(samples):
-                raw.requests.append(self._read(sample, images, place, raw.unreadable))
-        except StoreError as error:
-            # A raised exception would reach the main process with a worker's traceback for a message.
-            return error
-        return raw
+        requests, waiting = dict[int, Request](), dict(enumerate(samples))
+        for attempt in range(ATTEMPTS):
+            asked = {place: self.sampler.request(sample, attempt) for place, sample in waiting.items()}
+            failed = read_crops(self.store, asked, images, self.sampler.views.valid)
+            raw.unreadable += [UnreadableScan(samples[place], error) for place, error in failed.items()]
+            waiting = {place: samples[place] for place in failed}
+            requests |= asked
+            if not waiting:
+                raw.requests = [requests[place] for place in range(len(samples))]
+                return raw
+        # A raised exception would reach the main process with a worker's traceback for a message.
+        return StoreError(
+            f"{ATTEMPTS} scans in a row cannot be read; the last: {raw.unreadable[-1].error}",
+            way_out="Is the disk still there?",
+        )
 
     def empty(self, samples: int) -> list[Int16[Tensor, "b 1 x y z"]]:
         shape = (samples, 1, *self.sampler.crop)
         return [torch.empty(shape, dtype=torch.int16) for _ in range(self.sampler.views.n)]
-
-    def _read(
-        self, sample: int, images: list[Int16[Tensor, "b 1 x y z"]], place: int, unreadable: list[UnreadableScan]
-    ) -> Request:
-        for attempt in range(ATTEMPTS):
-            request = self.sampler.request(sample, attempt)
-            try:
-                read_crops(self.store, request, self.sampler.crop, images, place, self.sampler.views.valid)
-            except StoreError as error:
-                unreadable.append(UnreadableScan(sample, error))
-                last = error
-            else:
-                return request
-        raise StoreError(
-            f"{ATTEMPTS} scans in a row cannot be read; the last: {last}", way_out="Is the disk still there?"
-        ) from last
 
 
 class CropLoader(DataLoader[CropBatch]):
@@ -175,6 +193,8 @@ class CropLoader(DataLoader[CropBatch]):
         batches = self.batches
         ring = None
         if self.uses_ring and len(batches):
+            import blosc2  # noqa: F401 - once here, and its pages are shared with the workers
+
             # A batch is asked for when the one `ahead` places before it is handed over: with KEPT slots more than
             # that, what is written now was handed over KEPT batches ago.
             ahead = _PREFETCHED * self.num_workers
@@ -252,6 +272,8 @@ def _start_worker(worker: int) -> None:
     blosc2.set_nthreads(1)
     torch.set_num_threads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # What was inherited stays: collecting it again and again would also copy its pages.
+    gc.freeze()
 
 
 def preview_batch(store: Store, sampler: Sampler, rows: Int64[np.ndarray, "_"]) -> CropBatch:
@@ -275,6 +297,6 @@ def preview_batch(store: Store, sampler: Sampler, rows: Int64[np.ndarray, "_"]) 
         paired = bool(partners) or sampler.views.pairing not in ("session", "subject")
         requests.append(Request(place, key, tuple(r for r, _ in crops), origins, paired))
     images = [torch.empty((len(requests), 1, *crop), dtype=torch.int16) for _ in range(n)]
-    for place, request in enumerate(requests):
-        read_crops(store, request, crop, images, place, sampler.views.valid)
+    for error in read_crops(store, dict(enumerate(requests)), images, sampler.views.valid).values():
+        raise error
     return to_batch(index, requests, images, sampler.views.valid)

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fomo_ssl.core.errors import StoreError
-from fomo_ssl.corpus.codec import LEVELS, compress, quantise, read_flagged
+from fomo_ssl.corpus.codec import LEVELS, compress, quantise, read_flagged, read_into
 from fomo_ssl.corpus.layouts import ScanRow
 from fomo_ssl.corpus.metadata import Metadata
 from fomo_ssl.corpus.store import Store, StoreWriter
@@ -74,6 +74,63 @@ def test_a_crop_is_the_padded_scan_cut(store: Store, data):
     whole = np.pad(store.read(row), 80, constant_values=cells(store, row)["background"])
     cut = whole[tuple(slice(80 + o, 80 + o + s) for o, s in zip(origin, size, strict=True))]
     np.testing.assert_array_equal(store.read_crop(row, origin, size), cut)
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.data())
+def test_several_crops_of_a_scan_are_each_as_read_alone(store: Store, data):
+    row = data.draw(st.integers(0, 2))
+    origins = data.draw(st.lists(st.tuples(*[st.integers(-20, 40)] * 3), min_size=1, max_size=6))
+    sizes = data.draw(st.lists(st.tuples(*[st.integers(1, 30)] * 3), min_size=len(origins), max_size=len(origins)))
+    crops = [np.full(size, -1, np.int16) for size in sizes]
+    store.read_crops(row, origins, crops)
+    whole = np.pad(store.read(row), 80, constant_values=cells(store, row)["background"])
+    for crop, origin, size in zip(crops, origins, sizes, strict=True):
+        cut = whole[tuple(slice(80 + o, 80 + o + s) for o, s in zip(origin, size, strict=True))]
+        np.testing.assert_array_equal(crop, cut)
+
+
+@pytest.fixture(scope="module")
+def noise(tmp_path_factory) -> tuple[np.ndarray, dict[str, Path]]:
+    """An array of several chunks along two axes, as this version writes it and in forms that others may."""
+    import blosc2
+
+    values = np.random.default_rng(0).integers(0, LEVELS, (150, 33, 70), dtype=np.int16)
+    folder = tmp_path_factory.mktemp("noise")
+    files = {"ours": compress(values)}
+    zstd = blosc2.CParams(codec=blosc2.Codec.ZSTD, typesize=2)
+    for name, chunks, blocks in (("large", (128, 33, 70), (32, 32, 32)), ("odd", (50, 20, 30), (7, 9, 30))):
+        files[name] = blosc2.asarray(values, chunks=chunks, blocks=blocks, cparams=zstd).to_cframe()
+    for name, content in files.items():
+        (folder / name).write_bytes(content)
+    return values, {name: folder / name for name in files}
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.data())
+def test_boxes_are_those_of_the_whole_array(noise, data):
+    values, files = noise
+    path = files[data.draw(st.sampled_from(sorted(files)))]
+    boxes = []
+    for _ in range(data.draw(st.integers(1, 5))):
+        starts = [data.draw(st.integers(0, n - 1)) for n in values.shape]
+        stops = [data.draw(st.integers(a + 1, n)) for a, n in zip(starts, values.shape, strict=True)]
+        boxes.append(tuple(map(slice, starts, stops)))
+    # Every second target is a part of a larger array, and so not in one piece.
+    frames = [np.full([n + at % 2 for n in values[box].shape], -1, np.int16) for at, box in enumerate(boxes)]
+    targets = [frame[: s[0], : s[1], : s[2]] for frame, s in zip(frames, (values[b].shape for b in boxes), strict=True)]
+    read_into(path, boxes, targets)
+    for at, (box, target) in enumerate(zip(boxes, targets, strict=True)):
+        np.testing.assert_array_equal(target, values[box])
+        assert (frames[at] == -1).sum() == frames[at].size - target.size
+
+
+@pytest.mark.parametrize("copies", [1, 4])
+def test_a_box_beyond_the_file_is_an_error(noise, copies: int):
+    """Where the index claims more than the file holds; slicing would cut the box short."""
+    boxes = [(slice(140, 151), slice(0, 33), slice(0, 70))] * copies
+    with pytest.raises(StoreError, match="cannot be read"):
+        read_into(noise[1]["ours"], boxes, [np.empty((11, 33, 70), np.int16) for _ in boxes])
 
 
 def test_a_store_pickles_as_its_path(store: Store):

@@ -14,7 +14,7 @@ import torch
 
 from fomo_ssl.core.errors import RunError, StoreError
 from fomo_ssl.core.types import ViewSpec
-from fomo_ssl.corpus.codec import LEVELS, NOT_VALID, read_flagged
+from fomo_ssl.corpus.codec import CHUNK, LEVELS, NOT_VALID, read_flagged
 from fomo_ssl.corpus.layouts import ScanRow
 from fomo_ssl.corpus.store import Store, StoreWriter
 from fomo_ssl.data.augment import Augmenter
@@ -100,6 +100,51 @@ def test_workers_and_batch_sizes_change_nothing(store, sampler):
         numbers = [number for batch in loader for number in batch.indices.tolist()]
         assert numbers == list(range(22))
         _same(alone, _by_sample(loader))
+
+
+def test_several_crops_of_a_scan_change_neither_order_nor_content(store, index):
+    sampler = Sampler(index, np.arange(len(index)), ViewSpec(2, "session"), CROP, seed=0, crops_per_scan=3)
+    alone = _by_sample(make_loader(store, sampler, batch_size=1, start=0, stop=22, workers=0))
+    for number, (*images, _, _, _, _, _, _, _, _) in alone.items():
+        request = sampler.request(number)
+        for image, row, origin in zip(images, request.rows, request.origins, strict=True):
+            np.testing.assert_array_equal(image[0], _padded(store, row, origin, CROP))
+    for workers, batch_size in ((0, 7), (2, 4), (2, 6)):
+        _same(alone, _by_sample(make_loader(store, sampler, batch_size=batch_size, start=0, stop=22, workers=workers)))
+    _same(
+        {number: alone[number] for number in range(7, 22)},
+        _by_sample(make_loader(store, sampler, batch_size=4, start=7, stop=22, workers=0)),
+    )
+
+
+def test_a_scan_damaged_in_part_is_judged_crop_by_crop(tmp_path):
+    """What a sample gets must not depend on the others of its batch, which are read along with it."""
+    with StoreWriter.create(tmp_path / "store", CanonicalSpec(spacing=None)) as writer:
+        for number in range(2):
+            volume = canonicalise(phantom(number, (100, 24, 24)), CanonicalSpec(None))
+            writer.add(ScanRow("A", f"sub_{number}", "ses_1", "t1", f"{number}"), volume)
+    store = Store.open(tmp_path / "store")
+    index = ScanIndex.of(store)
+    assert index.shape[0, 0] > CHUNK
+    content = bytearray(_file(store, 0).read_bytes())
+    half = len(content) // 2
+    content[half : half + 200] = bytes(200)
+    _file(store, 0).write_bytes(content)
+    sampler = Sampler(index, np.arange(2), ViewSpec(), (16, 16, 16), seed=0, crops_per_scan=4)
+    results = []
+    for batch_size in (1, 3, 8):
+        met = []
+        loader = make_loader(
+            store, sampler, batch_size=batch_size, start=0, stop=48, workers=0, on_unreadable=met.append
+        )
+        found = _by_sample(loader)
+        lost = {scan.sample for scan in met}
+        asked = {number for number in range(48) if sampler.request(number).rows == (0,)}
+        assert set() < lost < asked
+        results.append((found, lost))
+    for found, lost in results[1:]:
+        _same(results[0][0], found)
+        assert lost == results[0][1]
 
 
 def test_a_restart_goes_on_where_it_was(store, sampler):
