@@ -49,8 +49,8 @@ class Sampler:
         crop: size of each crop in voxels.
         seed: another seed gives another order, other crops and other augmentations.
         weights: relative weight per entry of `rows`.
-        crops_per_scan: so many samples in a row come from one scan. More than 1 saves opening files where that is what
-            reading waits for (a network disk), and makes batches less varied.
+        crops_per_scan: so many samples in a row come from one scan. More than 1 opens fewer files and unpacks less, and
+            makes batches less varied.
 
     Raises:
         ConfigError: no rows.

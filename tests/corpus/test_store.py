@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fomo_ssl.core.errors import StoreError
+from fomo_ssl.corpus import codec
 from fomo_ssl.corpus.codec import LEVELS, compress, quantise, read_flagged, read_into
 from fomo_ssl.corpus.layouts import ScanRow
 from fomo_ssl.corpus.metadata import Metadata
@@ -123,6 +124,17 @@ def test_boxes_are_those_of_the_whole_array(noise, data):
     for at, (box, target) in enumerate(zip(boxes, targets, strict=True)):
         np.testing.assert_array_equal(target, values[box])
         assert (frames[at] == -1).sum() == frames[at].size - target.size
+
+
+@pytest.mark.parametrize("copying", [-1000.0, 1000.0])
+def test_boxes_are_the_same_cut_from_one_around_them_and_read_alone(noise, monkeypatch, copying: float):
+    values, files = noise
+    monkeypatch.setattr(codec, "_COPY", copying)
+    boxes = [tuple(slice(o, o + n) for o, n in zip((x, 3, x // 3), (60, 20, 30), strict=True)) for x in (0, 7, 64, 90)]
+    targets = [np.full((60, 20, 30), -1, np.int16) for _ in boxes]
+    read_into(files["ours"], boxes, targets)
+    for box, target in zip(boxes, targets, strict=True):
+        np.testing.assert_array_equal(target, values[box])
 
 
 @pytest.mark.parametrize("copies", [1, 4])
