@@ -4,8 +4,9 @@
 
 The rows are those of a real store, repeated under new subjects: each points at a real scan file. `start` is the time
 from opening the store to the first batch with two workers; memory is the proportional set size (shared pages are
-divided among those who share them) after the first 500 batches; growth from there on is that of a worker's own pages,
-which programs that come and go beside it do not move.
+divided among those who share them) after the first 500 batches. Growth from there on is that of a worker's anonymous
+memory, its own and what it inherited: what it allocates shows there, and no program that comes and goes beside it.
+`own` is what it shares with nobody at the end; that also grows by inherited pages that were copied when touched.
 """
 
 import argparse
@@ -25,7 +26,7 @@ from fomo_ssl.data.loader import make_loader
 from fomo_ssl.data.sampling import Sampler
 
 WORKERS, BATCH = 2, 2
-OWN = ("Private_Clean", "Private_Dirty")
+OWN, ALL = ("Private_Clean", "Private_Dirty"), ("Anonymous",)
 
 
 def main() -> None:
@@ -36,8 +37,8 @@ def main() -> None:
     parser.add_argument("--batches", type=int, default=50_000)
     parser.add_argument("--crop", type=int, default=32)
     options = parser.parse_args()
-    print("| rows | index, MB | open, s | start, s | main, MB | worker, MB | growth, MB | samples/s, first | last |")
-    print("|---" * 9 + "|")
+    print("| rows | index, MB | open, s | start, s | main, MB | worker, MB | own, MB | growth, MB | first/s | last/s |")
+    print("|---" * 10 + "|")
     for rows in map(int, options.rows.split(",")):
         path = grown(options.store, options.scratch / f"rows_{rows}", rows)
         print("| " + " | ".join(measure(path, options.crop, options.batches)) + " |", flush=True)
@@ -76,11 +77,11 @@ def measure(path: Path, edge: int, batches: int) -> list[str]:
             speeds.append(seen / (time.perf_counter() - mark))
             mark, seen = time.perf_counter(), 0
         if k == min(500, batches // 2):
-            worker_memory, early = workers_memory("Pss"), workers_memory(*OWN)
+            worker_memory, early = workers_memory("Pss"), workers_memory(*ALL)
         if k == batches - 1:
-            late, main_memory = workers_memory(*OWN), memory(os.getpid(), "Pss")
+            late, own, main_memory = workers_memory(*ALL), workers_memory(*OWN), memory(os.getpid(), "Pss")
     size = (path / "index.arrow").stat().st_size / 1e6
-    numbers = (size, opened, started, main_memory, worker_memory, late - early)
+    numbers = (size, opened, started, main_memory, worker_memory, own, late - early)
     return [f"{len(store):,}", *(f"{n:.2f}" for n in numbers), f"{speeds[0]:.0f}", f"{np.mean(speeds[-2:]):.0f}"]
 
 
