@@ -185,12 +185,13 @@ def load_config(path: Path) -> BundleConfig:
     return config
 
 
-def load_weights(path: Path, in_channels: int = 1) -> Encoder:
+def load_weights(path: Path, in_channels: int = 1, mixing: torch.Generator | None = None) -> Encoder:
     """The bare encoder, in evaluation mode.
 
     Args:
         path: a bundle.
         in_channels: number of input sequences; the stem of a one-sequence encoder is inflated to it.
+        mixing: draws how the inflated stem weighs the sequences; None weighs them alike. See `inflate_stem`.
 
     Raises:
         BundleError: see `load_config`; also an encoder this version does not know, or weights that do not fit it.
@@ -207,7 +208,7 @@ def load_weights(path: Path, in_channels: int = 1) -> Encoder:
     stem = f"{encoder.stem}.weight"
     if in_channels != config.in_channels and stem in state:
         try:
-            state[stem] = inflate_stem(state[stem], in_channels)
+            state[stem] = inflate_stem(state[stem], in_channels, mixing)
         except ValueError as error:
             raise BundleError(str(error), where=path, way_out=f"Use {config.in_channels} sequences") from error
     load_state(encoder, state, file)

@@ -100,6 +100,7 @@ def build_recipe(config: Mapping[str, Any]) -> "Recipe":
     from dataclasses import fields
 
     from fomo_ssl.downstream.recipe import Recipe
+    from fomo_ssl.heads.pooling import POOLS
 
     switches = {name: _tuples(value) for name, value in config["augment"].items()}
     values = {f.name: config[f.name] for f in fields(Recipe) if f.name in config}
@@ -110,6 +111,8 @@ def build_recipe(config: Mapping[str, Any]) -> "Recipe":
         "augment": switches.pop("preset"),
         "switches": switches,
         "fusion": choice(config["fusion"], "fusion", ("early", "late")),
+        "inflation": choice(config["inflation"], "inflation", ("mean", "random")),
+        "pool": choice(config["pool"], "pool", POOLS),
     }
     return Recipe(**values)
 

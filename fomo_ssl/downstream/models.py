@@ -24,10 +24,12 @@ from fomo_ssl.core.seeding import sample_key
 from fomo_ssl.core.types import Triple
 from fomo_ssl.downstream.tasks import Kind
 from fomo_ssl.encoders import Encoder, LateFusion, create_encoder
-from fomo_ssl.heads.tasks import build_head
+from fomo_ssl.heads.pooling import Pool
+from fomo_ssl.heads.tasks import GlobalHead, build_head
 from fomo_ssl.imaging.canonical import CanonicalSpec
 
 Fusion = Literal["early", "late"]
+Inflation = Literal["mean", "random"]
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,7 @@ class TaskSpec:
         crop: voxels of the network's input.
         spacing, max_upsample, crop_foreground, normalisation: the canonical form, see `CanonicalSpec`.
         target_mean, target_std: of the training targets of a regression.
+        pool, pool_share: what a whole-scan task keeps of space, see `build_head`.
     """
 
     name: str
@@ -53,6 +56,8 @@ class TaskSpec:
     target_mean: float = 0.0
     target_std: float = 1.0
     normalisation: str = "zscore_foreground"
+    pool: Pool = "mean"
+    pool_share: float = 0.002
 
     @property
     def canonical(self) -> CanonicalSpec:
@@ -70,13 +75,13 @@ class TaskModel(nn.Module):
         super().__init__()
         self.encoder, self.spec = encoder, spec
         with seeded(seed, "head"):
-            self.head = build_head(spec.kind, encoder, spec.classes)
+            self.head = build_head(spec.kind, encoder, spec.classes, spec.pool, spec.pool_share)
 
     def forward(self, x: Float[Tensor, "b c x y z"]) -> Float[Tensor, "b k *space"]:
         """Logits, or standardised values."""
         features = self.encoder.forward_features(x)
-        dense = self.spec.kind == "segmentation"
-        outputs: Tensor = self.head(x, features) if dense else self.head(self.encoder.pool(features))
+        own = isinstance(self.head, GlobalHead)
+        outputs: Tensor = self.head(self.encoder.pool(features)) if own else self.head(x, features)
         return outputs
 
 
@@ -88,15 +93,25 @@ def seeded(seed: int, stream: str) -> Iterator[None]:
         yield
 
 
-def pretrained_encoder(bundle: Path, sequences: int, fusion: Fusion = "early") -> Encoder:
+def pretrained_encoder(
+    bundle: Path, sequences: int, fusion: Fusion = "early", inflation: Inflation = "mean", *, seed: int = 0
+) -> Encoder:
     """A bundle's encoder for several sequences: an inflated stem (`early`), or the encoder on each sequence (`late`).
+
+    Args:
+        bundle: of a one-sequence encoder, or of one for as many sequences as asked for.
+        sequences: how many.
+        fusion: where they meet.
+        inflation: how a stem is inflated: it weighs all sequences alike (`mean`), or each kernel at random (`random`).
+        seed: of those weights.
 
     Raises:
         BundleError: see `load_weights`.
     """
     if fusion == "late" and sequences > 1:
         return LateFusion(load_weights(bundle, 1), sequences)
-    return load_weights(bundle, sequences)
+    mixing = torch.Generator().manual_seed(sample_key(seed, 0, "stem")) if inflation == "random" else None
+    return load_weights(bundle, sequences, mixing)
 
 
 def scratch_encoder(

@@ -5,7 +5,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from fomo_ssl.core.types import Triple
-from fomo_ssl.downstream.models import Fusion
+from fomo_ssl.downstream.models import Fusion, Inflation
+from fomo_ssl.heads.pooling import Pool
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,8 @@ class Recipe:
         ema: decay of the running mean of the weights that is tested; 0 tests the last weights.
         precision: `auto` or one of Lightning's names, such as `bf16-mixed`.
         fusion: several sequences enter one stem (`early`), or each its own pass (`late`).
+        inflation: how the stem of a one-sequence bundle reads several, see `pretrained_encoder`.
+        pool, pool_share: what a whole-scan task keeps of space, see `build_head`.
         tolerance: of surface Dice, mm.
         validate_every: steps between looks at the validation cases, where a split has any.
     """
@@ -49,5 +52,8 @@ class Recipe:
     ema: float = 0.0
     precision: str = "auto"
     fusion: Fusion = "early"
+    inflation: Inflation = "random"
+    pool: Pool = "mean"
+    pool_share: float = 0.002
     tolerance: float = 1.0
     validate_every: int = 100

@@ -135,7 +135,7 @@ def build_model(plan: Plan, unit: Unit, train: Sequence[Example]) -> TaskModel:
     encoder: Encoder
     if unit.init == "pretrained":
         assert plan.bundle is not None
-        encoder = pretrained_encoder(plan.bundle, len(task.sequences), recipe.fusion)
+        encoder = pretrained_encoder(plan.bundle, len(task.sequences), recipe.fusion, recipe.inflation, seed=seed)
     else:
         encoder = scratch_encoder(plan.encoder, plan.encoder_args, len(task.sequences), recipe.fusion, seed=seed)
     values = np.array([example.value for example in train])
@@ -153,6 +153,8 @@ def build_model(plan: Plan, unit: Unit, train: Sequence[Example]) -> TaskModel:
         target_mean=float(values.mean()) if regression else 0.0,
         # One case, or equal targets, have no spread; 1 keeps the unit of the label.
         target_std=float(values.std()) or 1.0 if regression else 1.0,
+        pool=recipe.pool,
+        pool_share=recipe.pool_share,
     )
     return TaskModel(encoder, spec, seed=seed).train()
 

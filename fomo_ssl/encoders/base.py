@@ -122,8 +122,13 @@ def list_encoders(pattern: str = "*") -> list[str]:
 
 
 @torch.no_grad()
-def inflate_stem(weight: Tensor, in_channels: int) -> Tensor:
-    """Repeat a one-sequence stem weight (o, 1, ...) over `in_channels` inputs, divided so that activations keep scale.
+def inflate_stem(weight: Tensor, in_channels: int, generator: torch.Generator | None = None) -> Tensor:
+    """A stem weight (o, 1, ...) of one sequence for `in_channels` sequences.
+
+    Without a generator every sequence gets the same kernels, divided so that activations keep scale. The encoder then
+    reads the mean of the sequences and nothing else: a lesion that is bright on one and dark on another cancels. With
+    a generator each of the o kernels gets its own random unit vector over the sequences, so that the stem tells them
+    apart from the first step.
 
     Raises:
         ValueError: the weight has several inputs already and another number is asked for.
@@ -132,7 +137,11 @@ def inflate_stem(weight: Tensor, in_channels: int) -> Tensor:
         return weight.clone()
     if weight.shape[1] != 1:
         raise ValueError(f"only a one-sequence stem can be inflated, this one has {weight.shape[1]} inputs")
-    return weight.repeat_interleave(in_channels, dim=1) / in_channels
+    if generator is None:
+        return weight.repeat_interleave(in_channels, dim=1) / in_channels
+    mixing = torch.randn(len(weight), in_channels, generator=generator, dtype=weight.dtype)
+    mixing /= mixing.norm(dim=1, keepdim=True)
+    return weight * mixing.reshape(*mixing.shape, *[1] * (weight.ndim - 2))
 
 
 def load_encoder_state(encoder: Encoder, state: Mapping[str, Tensor]) -> None:

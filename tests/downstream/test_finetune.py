@@ -74,10 +74,14 @@ def test_prediction_from_the_bundle_is_the_tested_one(make_task, bundle, tmp_pat
         assert np.allclose(written.affine, affine, atol=1e-5)
 
 
-@pytest.mark.parametrize("kind", ["classification", "regression"])
-def test_numbers_from_the_bundle_are_the_tested_ones(make_task, bundle, tmp_path, kind):
-    task, _, _ = run_small(make_task, bundle, tmp_path / "run", kind)
+@pytest.mark.parametrize(
+    ("kind", "pool"),
+    [("classification", "mean"), ("regression", "attention"), ("classification", "topk"), ("regression", "lse")],
+)
+def test_numbers_from_the_bundle_are_the_tested_ones(make_task, bundle, tmp_path, kind, pool):
+    task, _, _ = run_small(make_task, bundle, tmp_path / "run", kind, replace(QUICK, pool=pool))
     unit = tmp_path / "run/units/shots2_seed0_pretrained"
+    assert load_model(unit / "bundle").spec.pool == pool
     table = read_csv(unit / "predictions.csv", kind)
     for row, name in enumerate(table.cases):
         value = predict_case(unit / "bundle", task[name].images)
@@ -282,3 +286,15 @@ def test_the_twin_is_not_held_back_by_what_protects_pretrained_weights():
     twin = recipe_of(recipe, "scratch")
     assert (twin.encoder_lr_scale, twin.freeze) == (1.0, 0.0)
     assert replace(twin, encoder_lr_scale=0.1, freeze=0.5) == recipe
+
+
+@pytest.mark.parametrize("inflation", ["mean", "random"])
+def test_a_pretrained_stem_for_several_sequences(make_task, bundle, tmp_path, inflation):
+    task = load_task(make_task("classification", 4, ("t1", "flair")))
+    still = replace(QUICK, lr=0.0, ema=0.0, inflation=inflation)
+    splits = few_shot_splits(task, [2], 1, n_test=2)
+    run_small(make_task, bundle, tmp_path / "run", task=task, recipe=still, splits=splits, scratch=False)
+    model = load_model(tmp_path / "run/units/shots2_seed0_pretrained/bundle")
+    first, second = model.encoder.state_dict()[f"{model.encoder.stem}.weight"].unbind(dim=1)
+    assert torch.equal(first, second) == (inflation == "mean")
+    assert predict_case(tmp_path / "run/units/shots2_seed0_pretrained/bundle", task.cases[0].images) >= 0.0

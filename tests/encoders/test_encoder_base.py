@@ -48,3 +48,16 @@ def test_a_map_of_one_voxel_is_refused(name: str):
     with pytest.raises(ConfigError, match="longer than 8"):
         encoder(torch.zeros(2, 1, 8, 8, 5))
     assert encoder(torch.rand(1, 1, 9, 8, 8)).shape == (1, 128)
+
+
+def test_random_inflation_keeps_the_kernels_and_tells_sequences_apart():
+    weight = torch.randn(16, 1, 3, 3, 3)
+    mixed = inflate_stem(weight, 4, torch.Generator().manual_seed(0))
+    share = (mixed * weight).sum(dim=(2, 3, 4)) / weight.square().sum(dim=(2, 3, 4))
+    torch.testing.assert_close(share[:, :, None, None, None] * weight, mixed)
+    torch.testing.assert_close(share.square().sum(dim=1), torch.ones(16))
+    # Bright on one sequence, dark on another: equal weights lose it, random ones do not.
+    lesion = torch.tensor([0.0, 1.0, -1.0, 0.0])
+    assert (inflate_stem(weight, 4) * lesion[:, None, None, None]).sum(dim=1).abs().max() < 1e-6
+    assert torch.linalg.matrix_rank(share) == 4
+    assert torch.equal(mixed, inflate_stem(weight, 4, torch.Generator().manual_seed(0)))
