@@ -99,8 +99,9 @@ def build_recipe(config: Mapping[str, Any]) -> "Recipe":
     """
     from dataclasses import fields
 
+    from fomo_ssl.downstream.models import FUSIONS
     from fomo_ssl.downstream.recipe import Recipe
-    from fomo_ssl.heads.pooling import POOLS
+    from fomo_ssl.heads.pooling import POOL_MAPS, POOLS
 
     switches = {name: _tuples(value) for name, value in config["augment"].items()}
     values = {f.name: config[f.name] for f in fields(Recipe) if f.name in config}
@@ -110,9 +111,10 @@ def build_recipe(config: Mapping[str, Any]) -> "Recipe":
         "crop": None if config["crop"] is None else triple(config["crop"], "crop"),
         "augment": switches.pop("preset"),
         "switches": switches,
-        "fusion": choice(config["fusion"], "fusion", ("early", "late")),
+        "fusion": choice(config["fusion"], "fusion", FUSIONS),
         "inflation": choice(config["inflation"], "inflation", ("mean", "random")),
         "pool": choice(config["pool"], "pool", POOLS),
+        "pool_maps": choice(config["pool_maps"], "pool_maps", POOL_MAPS),
     }
     return Recipe(**values)
 

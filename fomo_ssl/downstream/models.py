@@ -4,7 +4,7 @@ import contextlib
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from jaxtyping import Float
@@ -24,11 +24,12 @@ from fomo_ssl.core.seeding import sample_key
 from fomo_ssl.core.types import Triple
 from fomo_ssl.downstream.tasks import Kind
 from fomo_ssl.encoders import Encoder, LateFusion, create_encoder
-from fomo_ssl.heads.pooling import Pool
+from fomo_ssl.heads.pooling import Pool, PoolMaps
 from fomo_ssl.heads.tasks import GlobalHead, build_head
 from fomo_ssl.imaging.canonical import CanonicalSpec
 
-Fusion = Literal["early", "late"]
+Fusion = Literal["early", "late", "concat"]
+FUSIONS: tuple[Fusion, ...] = get_args(Fusion)
 Inflation = Literal["mean", "random"]
 
 
@@ -42,7 +43,7 @@ class TaskSpec:
         crop: voxels of the network's input.
         spacing, max_upsample, crop_foreground, normalisation: the canonical form, see `CanonicalSpec`.
         target_mean, target_std: of the training targets of a regression.
-        pool, pool_share: what a whole-scan task keeps of space, see `build_head`.
+        pool, pool_maps, pool_share: what a whole-scan task keeps of space, see `build_head`.
     """
 
     name: str
@@ -57,6 +58,7 @@ class TaskSpec:
     target_std: float = 1.0
     normalisation: str = "zscore_foreground"
     pool: Pool = "mean"
+    pool_maps: PoolMaps = "last"
     pool_share: float = 0.002
 
     @property
@@ -75,7 +77,7 @@ class TaskModel(nn.Module):
         super().__init__()
         self.encoder, self.spec = encoder, spec
         with seeded(seed, "head"):
-            self.head = build_head(spec.kind, encoder, spec.classes, spec.pool, spec.pool_share)
+            self.head = build_head(spec.kind, encoder, spec.classes, spec.pool, spec.pool_maps, spec.pool_share)
 
     def forward(self, x: Float[Tensor, "b c x y z"]) -> Float[Tensor, "b k *space"]:
         """Logits, or standardised values."""
@@ -96,20 +98,21 @@ def seeded(seed: int, stream: str) -> Iterator[None]:
 def pretrained_encoder(
     bundle: Path, sequences: int, fusion: Fusion = "early", inflation: Inflation = "mean", *, seed: int = 0
 ) -> Encoder:
-    """A bundle's encoder for several sequences: an inflated stem (`early`), or the encoder on each sequence (`late`).
+    """A bundle's encoder for several sequences.
 
     Args:
         bundle: of a one-sequence encoder, or of one for as many sequences as asked for.
         sequences: how many.
-        fusion: where they meet.
+        fusion: where they meet: in an inflated stem (`early`), or after the encoder has read each, by the mean of its
+            maps (`late`) or side by side (`concat`).
         inflation: how a stem is inflated: it weighs all sequences alike (`mean`), or each kernel at random (`random`).
         seed: of those weights.
 
     Raises:
         BundleError: see `load_weights`.
     """
-    if fusion == "late" and sequences > 1:
-        return LateFusion(load_weights(bundle, 1), sequences)
+    if fusion != "early" and sequences > 1:
+        return LateFusion(load_weights(bundle, 1), sequences, concat=fusion == "concat")
     mixing = torch.Generator().manual_seed(sample_key(seed, 0, "stem")) if inflation == "random" else None
     return load_weights(bundle, sequences, mixing)
 
@@ -123,8 +126,8 @@ def scratch_encoder(
         UnknownNameError: no such encoder.
     """
     with seeded(seed, "encoder"):
-        if fusion == "late" and sequences > 1:
-            return LateFusion(create_encoder(name, 1, **arguments), sequences)
+        if fusion != "early" and sequences > 1:
+            return LateFusion(create_encoder(name, 1, **arguments), sequences, concat=fusion == "concat")
         return create_encoder(name, sequences, **arguments)
 
 

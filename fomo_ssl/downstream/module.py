@@ -54,6 +54,8 @@ class FinetuneModule(L.LightningModule):
             NonFiniteLossError: it is NaN or infinite.
         """
         images, masks = self.augment.pair(batch.images, batch.masks, batch.keys, batch.spacing)
+        # A missing sequence is zero at prediction; noise on it would teach the network another absence.
+        images = images * batch.images.flatten(2).ne(0).any(dim=2)[..., None, None, None]
         outputs = self.model(images)
         loss = task_loss(self.model.spec.kind, outputs, masks, self.model.spec.standardise(batch.values))
         value = float(loss.detach())

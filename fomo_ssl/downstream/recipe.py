@@ -6,7 +6,7 @@ from typing import Any
 
 from fomo_ssl.core.types import Triple
 from fomo_ssl.downstream.models import Fusion, Inflation
-from fomo_ssl.heads.pooling import Pool
+from fomo_ssl.heads.pooling import Pool, PoolMaps
 
 
 @dataclass(frozen=True)
@@ -27,9 +27,10 @@ class Recipe:
         augment, switches: preset of `Augmenter`, and its transforms switched off, on, or given other values.
         ema: decay of the running mean of the weights that is tested; 0 tests the last weights.
         precision: `auto` or one of Lightning's names, such as `bf16-mixed`.
-        fusion: several sequences enter one stem (`early`), or each its own pass (`late`).
+        fusion: several sequences enter one stem (`early`), or each its own pass, whose maps are averaged (`late`) or
+            put side by side (`concat`).
         inflation: how the stem of a one-sequence bundle reads several, see `pretrained_encoder`.
-        pool, pool_share: what a whole-scan task keeps of space, see `build_head`.
+        pool, pool_maps, pool_share: what a whole-scan task keeps of space, see `build_head`.
         tolerance: of surface Dice, mm.
         validate_every: steps between looks at the validation cases, where a split has any.
     """
@@ -54,6 +55,7 @@ class Recipe:
     fusion: Fusion = "early"
     inflation: Inflation = "random"
     pool: Pool = "mean"
+    pool_maps: PoolMaps = "last"
     pool_share: float = 0.002
     tolerance: float = 1.0
     validate_every: int = 100

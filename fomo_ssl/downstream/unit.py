@@ -154,6 +154,7 @@ def build_model(plan: Plan, unit: Unit, train: Sequence[Example]) -> TaskModel:
         # One case, or equal targets, have no spread; 1 keeps the unit of the label.
         target_std=float(values.std()) or 1.0 if regression else 1.0,
         pool=recipe.pool,
+        pool_maps=recipe.pool_maps,
         pool_share=recipe.pool_share,
     )
     return TaskModel(encoder, spec, seed=seed).train()

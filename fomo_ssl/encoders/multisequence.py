@@ -1,9 +1,10 @@
-"""Late fusion: a one-sequence encoder reads each sequence on its own, and what it says is averaged."""
+"""Late fusion: a one-sequence encoder reads each sequence on its own, and what it says is averaged or joined."""
 
+from dataclasses import replace
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from fomo_ssl.encoders.base import Encoder, create_encoder, register_encoder
@@ -12,32 +13,43 @@ from fomo_ssl.encoders.base import Encoder, create_encoder, register_encoder
 class LateFusion(Encoder):
     """Wraps a one-sequence encoder for `n_sequences` inputs with shared weights.
 
-    Sequences are folded into the batch; maps and embeddings are combined by their mean or, with `learned`, by a softmax
-    of one weight per sequence that starts as the mean. Unlike an inflated stem it sees each sequence as in pretraining,
+    Sequences are folded into the batch; maps and embeddings are combined by their mean, with `learned` by a softmax of
+    one weight per sequence that starts as the mean, or with `concat` side by side, so that a head sees which sequence
+    says what. A sequence that is zero all over is missing: it counts neither in the mean nor in the weights, and its
+    joined maps are zero. Unlike an inflated stem it sees each sequence as in pretraining,
     at `n_sequences` times the compute. `name` and `arguments` are those of the registered "late_fusion", so that a
     bundle builds it again.
     """
 
-    def __init__(self, encoder: Encoder, n_sequences: int, learned: bool = False) -> None:
+    def __init__(self, encoder: Encoder, n_sequences: int, learned: bool = False, concat: bool = False) -> None:
         super().__init__()
         if encoder.in_channels != 1:
             raise ValueError(f"late fusion wraps a one-sequence encoder, this one has {encoder.in_channels}")
-        self.encoder = encoder
-        self.in_channels, self.embed_dim = n_sequences, encoder.embed_dim
-        self.feature_info, self.patch_size = encoder.feature_info, encoder.patch_size
-        self.stem = f"encoder.{encoder.stem}"
+        if learned and concat:
+            raise ValueError("joined maps have no weights to learn: choose learned or concat")
+        self.encoder, self.concat = encoder, concat
+        width = n_sequences if concat else 1
+        self.in_channels, self.embed_dim = n_sequences, encoder.embed_dim * width
+        self.feature_info = [replace(level, channels=level.channels * width) for level in encoder.feature_info]
+        self.patch_size, self.stem = encoder.patch_size, f"encoder.{encoder.stem}"
         self.logits = nn.Parameter(torch.zeros(n_sequences)) if learned else None
         self.name = "late_fusion"
         self.arguments = {"encoder": encoder.name, "encoder_args": encoder.arguments, "learned": learned}
+        if concat:
+            self.arguments["concat"] = True
 
     def forward_features(self, x: Float[Tensor, "b c x y z"]) -> list[Float[Tensor, "b _ _ _ _"]]:
         """The wrapped encoder's maps, combined over the sequences."""
         maps = self.encoder.forward_features(x.flatten(0, 1)[:, None])
-        return [self._combine(level.reshape(*x.shape[:2], *level.shape[1:])) for level in maps]
+        present = x.flatten(2).ne(0).any(dim=2)
+        return [self._combine(level.unflatten(0, x.shape[:2]), present) for level in maps]
 
     def pool(self, features: list[Float[Tensor, "b _ _ _ _"]]) -> Float[Tensor, "b e"]:
-        """The wrapped encoder's embedding of the combined maps."""
-        return self.encoder.pool(features)
+        """The wrapped encoder's embedding of the combined maps; of joined ones, the embeddings side by side."""
+        if not self.concat:
+            return self.encoder.pool(features)
+        apart = [level.unflatten(1, (self.in_channels, -1)).flatten(0, 1) for level in features]
+        return self.encoder.pool(apart).unflatten(0, (-1, self.in_channels)).flatten(1)
 
     def no_weight_decay(self) -> set[str]:
         """Those of the wrapped encoder."""
@@ -50,11 +62,14 @@ class LateFusion(Encoder):
             groups[-1].append("logits")
         return groups
 
-    def _combine(self, maps: Float[Tensor, "b s c x y z"]) -> Float[Tensor, "b c x y z"]:
-        if self.logits is None:
-            return maps.mean(dim=1)
-        weights = self.logits.softmax(dim=0).to(maps.dtype)
-        return (maps * weights[:, None, None, None, None]).sum(dim=1)
+    def _combine(self, maps: Float[Tensor, "b s c x y z"], present: Bool[Tensor, "b s"]) -> Float[Tensor, "b _ x y z"]:
+        weights = present.to(maps.dtype)
+        if self.logits is not None:
+            weights = weights * self.logits.exp().to(maps.dtype)
+        if not self.concat:
+            weights = weights / weights.sum(dim=1, keepdim=True).clamp_min(torch.finfo(maps.dtype).tiny)
+        weighted = maps * weights[..., None, None, None, None]
+        return weighted.flatten(1, 2) if self.concat else weighted.sum(dim=1)
 
 
 @register_encoder("late_fusion")
@@ -63,6 +78,7 @@ def late_fusion(
     encoder: str = "vit_t_p8",
     encoder_args: dict[str, Any] | None = None,
     learned: bool = False,
+    concat: bool = False,
 ) -> LateFusion:
     """A registered one-sequence `encoder` for each of `in_channels` sequences."""
-    return LateFusion(create_encoder(encoder, in_channels=1, **(encoder_args or {})), in_channels, learned)
+    return LateFusion(create_encoder(encoder, in_channels=1, **(encoder_args or {})), in_channels, learned, concat)

@@ -14,7 +14,9 @@ from torch import Tensor, nn
 from fomo_ssl.layers.transformer import init_transformer
 
 Pool = Literal["mean", "max", "attention", "lse", "topk"]
+PoolMaps = Literal["all", "last"]
 POOLS: tuple[Pool, ...] = get_args(Pool)
+POOL_MAPS: tuple[PoolMaps, ...] = get_args(PoolMaps)
 SHARPNESS = 10.0
 """Of log-sum-exp: a difference of 1/10 between two logits already shifts the weight from one voxel to the other."""
 

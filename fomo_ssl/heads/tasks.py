@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from fomo_ssl.core.types import FeatureInfo
 from fomo_ssl.heads.decoders import UNetDecoder
-from fomo_ssl.heads.pooling import GatedAttention, Pool, log_sum_exp, top_share
+from fomo_ssl.heads.pooling import GatedAttention, Pool, PoolMaps, log_sum_exp, top_share
 from fomo_ssl.layers.transformer import init_transformer
 
 HeadKind = Literal["segmentation", "classification", "regression"]
@@ -55,29 +55,37 @@ class GlobalHead(nn.Module):
 
 
 class PooledHead(nn.Module):
-    """A `GlobalHead` on the coarsest map's maximum over space, or on its attention-weighted mean."""
+    """A `GlobalHead` on several maps of the pyramid, each pooled over space.
 
-    def __init__(self, channels: int, out_channels: int, pool: Pool) -> None:
+    Instance norm gives every map of every scan the same mean before its activation; what is left of the scan in the
+    mean is how its values spread, and the maximum keeps more. Fine maps still show what the coarsest has merged.
+    """
+
+    def __init__(self, feature_info: Sequence[FeatureInfo], out_channels: int, pool: Pool) -> None:
         super().__init__()
-        self.attention = GatedAttention(channels) if pool == "attention" else None
-        self.output = GlobalHead(channels, out_channels)
+        self.pool, self.levels = pool, len(feature_info)
+        channels = [level.channels for level in feature_info]
+        self.attention = nn.ModuleList(GatedAttention(width) for width in channels if pool == "attention")
+        self.output = GlobalHead(sum(channels), out_channels)
 
     def forward(
         self, image: Float[Tensor, "b c x y z"], features: list[Float[Tensor, "b _ _ _ _"]]
     ) -> Float[Tensor, "b k"]:
-        """One row of outputs per scan."""
-        coarsest = features[-1]
-        embedding = coarsest.amax(dim=(2, 3, 4)) if self.attention is None else self.attention(coarsest)
-        out: Tensor = self.output(embedding)
+        """One row of outputs per scan, from the last maps of the pyramid, as many as the head was made for."""
+        space, maps = (2, 3, 4), features[-self.levels :]
+        if self.pool == "attention":
+            pooled = [attend(level) for attend, level in zip(self.attention, maps, strict=True)]
+        else:
+            pooled = [level.mean(space) if self.pool == "mean" else level.amax(space) for level in maps]
+        out: Tensor = self.output(torch.cat([row.float() for row in pooled], dim=1))
         return out
 
 
 class LesionHead(nn.Module):
     """Outputs of every voxel, as a segmentation has them, of which the strongest decide over the scan.
 
-    For labels that a small lesion decides. The coarsest map has few voxels, and its instance norm gives all scans the
-    same mean; so the decoder goes back to the resolution of the image, where the lesion is bright on one sequence and
-    dark on another, and `lse` or `topk` lets some voxels speak for all.
+    For labels that a small lesion decides: the decoder goes back to the resolution of the image, where the lesion is
+    bright on one sequence and dark on another, and `lse` or `topk` lets some voxels speak for all.
     """
 
     def __init__(
@@ -102,7 +110,12 @@ TaskHead = SegmentationHead | GlobalHead | PooledHead | LesionHead
 
 
 def build_head(
-    kind: HeadKind, encoder: Pyramid, out_channels: int, pool: Pool = "mean", pool_share: float = 0.002
+    kind: HeadKind,
+    encoder: Pyramid,
+    out_channels: int,
+    pool: Pool = "mean",
+    maps: PoolMaps = "last",
+    share: float = 0.002,
 ) -> TaskHead:
     """The head of a task kind.
 
@@ -110,14 +123,15 @@ def build_head(
         kind: of the task.
         encoder: whose pyramid the head reads.
         out_channels: number of classes, with background for segmentation; 1 for a regression.
-        pool: what a whole-scan task keeps of space. `mean` is a `GlobalHead` on the encoder's own embedding; `max` and
-            `attention` pool its coarsest map; `lse` and `topk` pool outputs of every voxel.
-        pool_share: of the voxels, for `topk`.
+        pool: what a whole-scan task keeps of space. `mean`, `max` and `attention` pool maps of the pyramid; `lse` and
+            `topk` pool outputs of every voxel. The mean of the last map is the encoder's own embedding.
+        maps: which maps are pooled, all or the last.
+        share: of the voxels, for `topk`.
     """
     if kind == "segmentation":
         return SegmentationHead(encoder.feature_info, encoder.in_channels, out_channels)
-    if pool == "mean":
+    if pool in ("lse", "topk"):
+        return LesionHead(encoder.feature_info, encoder.in_channels, out_channels, pool, share)
+    if pool == "mean" and maps == "last":
         return GlobalHead(encoder.embed_dim, out_channels)
-    if pool in ("max", "attention"):
-        return PooledHead(encoder.feature_info[-1].channels, out_channels, pool)
-    return LesionHead(encoder.feature_info, encoder.in_channels, out_channels, pool, pool_share)
+    return PooledHead(encoder.feature_info if maps == "all" else encoder.feature_info[-1:], out_channels, pool)

@@ -75,11 +75,17 @@ def test_prediction_from_the_bundle_is_the_tested_one(make_task, bundle, tmp_pat
 
 
 @pytest.mark.parametrize(
-    ("kind", "pool"),
-    [("classification", "mean"), ("regression", "attention"), ("classification", "topk"), ("regression", "lse")],
+    ("kind", "pool", "maps"),
+    [
+        ("classification", "mean", "last"),
+        ("regression", "attention", "all"),
+        ("classification", "topk", "last"),
+        ("regression", "lse", "all"),
+    ],
 )
-def test_numbers_from_the_bundle_are_the_tested_ones(make_task, bundle, tmp_path, kind, pool):
-    task, _, _ = run_small(make_task, bundle, tmp_path / "run", kind, replace(QUICK, pool=pool))
+def test_numbers_from_the_bundle_are_the_tested_ones(make_task, bundle, tmp_path, kind, pool, maps):
+    recipe = replace(QUICK, pool=pool, pool_maps=maps)
+    task, _, _ = run_small(make_task, bundle, tmp_path / "run", kind, recipe)
     unit = tmp_path / "run/units/shots2_seed0_pretrained"
     assert load_model(unit / "bundle").spec.pool == pool
     table = read_csv(unit / "predictions.csv", kind)

@@ -2,17 +2,18 @@ import pytest
 import torch
 
 from fomo_ssl.encoders import create_encoder
-from fomo_ssl.heads.pooling import POOLS, GatedAttention, log_sum_exp, top_share
+from fomo_ssl.heads.pooling import POOL_MAPS, POOLS, GatedAttention, log_sum_exp, top_share
 from fomo_ssl.heads.tasks import GlobalHead, LesionHead, PooledHead, build_head
 
 SMALL = {"channels": (4, 8, 12)}
 
 
+@pytest.mark.parametrize("maps", POOL_MAPS)
 @pytest.mark.parametrize("pool", POOLS)
-def test_every_pooling_gives_a_row_per_scan_and_reaches_the_encoder(pool):
+def test_every_pooling_gives_a_row_per_scan_and_reaches_the_encoder(pool, maps):
     torch.manual_seed(0)
     encoder = create_encoder("unet_t", in_channels=2, **SMALL)
-    head, x = build_head("classification", encoder, 3, pool), torch.randn(2, 2, 9, 12, 10)
+    head, x = build_head("classification", encoder, 3, pool, maps), torch.randn(2, 2, 9, 12, 10)
     features = encoder.forward_features(x)
     out = head(encoder.pool(features)) if isinstance(head, GlobalHead) else head(x, features)
     assert out.shape == (2, 3)
@@ -26,6 +27,20 @@ def test_which_head_a_pooling_needs():
     kinds = {pool: type(build_head("regression", encoder, 1, pool)) for pool in POOLS}
     pooled = {"max": PooledHead, "attention": PooledHead}
     assert kinds == {"mean": GlobalHead, **pooled, "lse": LesionHead, "topk": LesionHead}
+    assert isinstance(build_head("regression", encoder, 1, "mean", "all"), PooledHead)
+
+
+@torch.no_grad()
+def test_maps_are_pooled_one_by_one():
+    encoder, x = create_encoder("unet_t", **SMALL), torch.randn(2, 1, 16, 16, 16)
+    features = encoder.forward_features(x)
+    seen: list[torch.Tensor] = []
+    for pool, over in (("mean", torch.Tensor.mean), ("max", torch.Tensor.amax)):
+        head = build_head("regression", encoder, 1, pool, "all")
+        head.output.register_forward_pre_hook(lambda _, rows: seen.append(rows[0]))
+        head(x, features)
+        expected = torch.cat([over(level, dim=(2, 3, 4)) for level in features], dim=1)
+        torch.testing.assert_close(seen[-1], expected)
 
 
 def test_attention_is_the_formula_of_the_paper():
