@@ -141,7 +141,8 @@ def inflate_stem(weight: Tensor, in_channels: int, generator: torch.Generator | 
         return weight.repeat_interleave(in_channels, dim=1) / in_channels
     bases = torch.randn(-(-len(weight) // in_channels), in_channels, in_channels, generator=generator)
     mixing = torch.linalg.qr(bases).Q.flatten(0, 1)[: len(weight)].to(weight)
-    return weight * mixing.reshape(*mixing.shape, *[1] * (weight.ndim - 2))
+    mixed: Tensor = weight * mixing.reshape(*mixing.shape, *[1] * (weight.ndim - 2))
+    return mixed
 
 
 def load_encoder_state(encoder: Encoder, state: Mapping[str, Tensor]) -> None:

@@ -42,14 +42,14 @@ class LateFusion(Encoder):
         """The wrapped encoder's maps, combined over the sequences."""
         maps = self.encoder.forward_features(x.flatten(0, 1)[:, None])
         present = x.flatten(2).ne(0).any(dim=2)
-        return [self._combine(level.unflatten(0, x.shape[:2]), present) for level in maps]
+        return [self._combine(level.reshape(*x.shape[:2], *level.shape[1:]), present) for level in maps]
 
     def pool(self, features: list[Float[Tensor, "b _ _ _ _"]]) -> Float[Tensor, "b e"]:
         """The wrapped encoder's embedding of the combined maps; of joined ones, the embeddings side by side."""
         if not self.concat:
             return self.encoder.pool(features)
-        apart = [level.unflatten(1, (self.in_channels, -1)).flatten(0, 1) for level in features]
-        return self.encoder.pool(apart).unflatten(0, (-1, self.in_channels)).flatten(1)
+        apart = [level.reshape(-1, level.shape[1] // self.in_channels, *level.shape[2:]) for level in features]
+        return self.encoder.pool(apart).reshape(len(features[-1]), -1)
 
     def no_weight_decay(self) -> set[str]:
         """Those of the wrapped encoder."""

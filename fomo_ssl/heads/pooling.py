@@ -43,7 +43,8 @@ class GatedAttention(nn.Module):
     def forward(self, features: Float[Tensor, "b c x y z"]) -> Float[Tensor, "b c"]:
         """One embedding a scan."""
         instances = self.norm(features.flatten(2).transpose(1, 2))
-        return (self.weights(instances) * instances).sum(dim=1)
+        pooled: Tensor = (self.weights(instances) * instances).sum(dim=1)
+        return pooled
 
 
 def log_sum_exp(logits: Float[Tensor, "b k *space"], sharpness: float = SHARPNESS) -> Float[Tensor, "b k"]:
