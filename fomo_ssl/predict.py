@@ -27,7 +27,14 @@ def parser(channels: Sequence[str] = ()) -> Arguments:
         prog="python -m fomo_ssl.predict",
         description="Predict one subject with a finetuned model: a mask on the grid of the input, or a number as text.",
     )
-    made.add_argument("--bundle", type=Path, required=True, metavar="FOLDER", help="finetuned model")
+    made.add_argument(
+        "--bundle",
+        type=Path,
+        required=True,
+        nargs="+",
+        metavar="FOLDER",
+        help="finetuned model; several of one task, such as its seeds, are averaged",
+    )
     made.add_argument(
         "--output", type=Path, required=True, metavar="FILE", help=".nii.gz for a mask, .txt for a number"
     )
@@ -88,24 +95,23 @@ def check_output(path: Path, kind: str) -> None:
         raise ConfigError(what, where=path, way_out=f"use --output {path.name.split('.')[0] or 'out'}{wanted[0]}")
 
 
-def predict(model: "TaskModel", files: Mapping[str, Path], output: Path) -> None:
+def predict(models: "Sequence[TaskModel]", files: Mapping[str, Path], output: Path) -> None:
     """Write the mask (uint8, on the grid of the first channel's file), the probability of class 1, or the value.
 
-    With three and more classes the most likely class is written instead of a probability.
+    Several models of one task are averaged: their probabilities or values. With three and more classes the most likely
+    class is written instead of a probability.
 
     Raises:
         RejectedScan: a file cannot be used.
     """
-    from fomo_ssl.downstream.cases import prepare
-    from fomo_ssl.downstream.inference import predict_mask, predict_scan
+    from fomo_ssl.downstream.inference import predict_session
     from fomo_ssl.imaging.nifti import write
 
-    spec: TaskSpec = model.spec
-    prepared = prepare(files, spec.sequences, spec.canonical)
+    spec: TaskSpec = models[0].spec
+    numbers, grid = predict_session(models, files)
     if spec.kind == "segmentation":
-        write(output, predict_mask(model, prepared), prepared.grid.affine)
+        write(output, numbers, grid.affine)
         return
-    numbers = predict_scan(model, prepared)
     several = spec.kind == "classification" and len(numbers) > 2
     value = numbers.argmax() if several else numbers[-1]
     write_text(output, f"{value:.8g}\n")
@@ -115,25 +121,26 @@ def predict(model: "TaskModel", files: Mapping[str, Path], output: Path) -> None
 def main(arguments: Sequence[str] | None = None) -> None:
     """Ask the bundle for its sequences, read the command line with them, check, predict."""
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    first.add_argument("--bundle", type=Path)
-    bundle = first.parse_known_args(arguments)[0].bundle
-    if bundle is None:
+    first.add_argument("--bundle", type=Path, nargs="+")
+    bundles = first.parse_known_args(arguments)[0].bundle
+    if bundles is None:
         parser().parse_args(arguments)
         raise ConfigError("no --bundle", way_out="give the folder of a finetuned model")
 
     from fomo_ssl.bundle import load_config
 
-    channels = tuple((load_config(bundle).task or {}).get("sequences", ()))
+    channels = tuple((load_config(bundles[0]).task or {}).get("sequences", ()))
     options = parser(channels).parse_args(arguments)
 
     from fomo_ssl.core.device import choose_device
-    from fomo_ssl.downstream.models import load_model
+    from fomo_ssl.downstream.inference import load_models
 
-    model = load_model(bundle)
-    check_output(options.output, model.spec.kind)
+    models = load_models(bundles)
+    check_output(options.output, models[0].spec.kind)
     names = {name for channel in channels for name in alternatives(channel, channels)} | set(SEQUENCES)
     given = {name: path for name, path in vars(options).items() if name in names and path is not None}
-    predict(model.to(choose_device(options.device)), choose_files(channels, given), options.output)
+    device = choose_device(options.device)
+    predict([model.to(device) for model in models], choose_files(channels, given), options.output)
     print(options.output)
 
 

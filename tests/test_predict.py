@@ -117,6 +117,23 @@ def _flags(bundles: Path, scan: Path, output: Path) -> list[str]:
     return ["--bundle", str(bundles / "value"), "--t1", str(scan), "--output", str(output / "x.txt")]
 
 
+def test_several_bundles_are_averaged(bundles: Path, scan: Path, tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    spec = replace(SPEC, kind="regression", sequences=("t1",), classes=1, target_mean=20.0, target_std=5.0)
+    # Another spacing: every member reads the scan as it was trained.
+    save_model(tmp_path / "other", TaskModel(create_encoder("unet_t", 1), replace(spec, spacing=3.0)), {})
+    values = []
+    for number, members in enumerate(
+        ([bundles / "value"], [tmp_path / "other"], [bundles / "value", tmp_path / "other"])
+    ):
+        output = tmp_path / f"{number}.txt"
+        words = [str(member) for member in members]
+        predict.main(["--bundle", *words, "--output", str(output), "--device", "cpu", "--t1", str(scan)])
+        values.append(float(output.read_text()))
+    assert values[0] != values[1]
+    assert values[2] == pytest.approx((values[0] + values[1]) / 2, rel=1e-6)
+
+
 @pytest.mark.parametrize("name", MISTAKES)
 def test_mistakes_are_one_line_and_exit_code_2(
     name: str, bundles: Path, scan: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]

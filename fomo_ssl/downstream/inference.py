@@ -5,7 +5,7 @@ with the intensity of empty space around it. Segmentation slides that box over a
 step, Gaussian weights); classification and regression see the central box only.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -14,20 +14,22 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from fomo_ssl.core.errors import BundleError
 from fomo_ssl.core.types import Triple
 from fomo_ssl.downstream.cases import Prepared, centre_origin, prepare, window
 from fomo_ssl.downstream.models import TaskModel, load_model
 from fomo_ssl.downstream.tasks import choose_sequence
-from fomo_ssl.imaging.canonical import from_canonical
+from fomo_ssl.imaging.canonical import CanonicalSpec, from_canonical
+from fomo_ssl.imaging.nifti import Volume
 
 OVERLAP = 0.5
 
 
-def predict_case(bundle: Path, images: Mapping[str, Path]) -> np.ndarray | float:
-    """Predict one session with a finetuned bundle.
+def predict_case(bundle: Path | Sequence[Path], images: Mapping[str, Path]) -> np.ndarray | float:
+    """Predict one session with a finetuned bundle, or with several of one task whose outputs are averaged.
 
     Args:
-        bundle: folder of a finetuned bundle.
+        bundle: folder of a finetuned bundle, or several.
         images: path by sequence name.
 
     Returns:
@@ -37,31 +39,78 @@ def predict_case(bundle: Path, images: Mapping[str, Path]) -> np.ndarray | float
     Raises:
         BundleError, RejectedScan, TaskError: see `load_model` and `prepare`.
     """
-    model = load_model(Path(bundle))
-    found = {entry: choose_sequence(entry, images) for entry in model.spec.sequences}
-    paths = {entry: path for entry, path in found.items() if path is not None}
-    prepared = prepare(paths, model.spec.sequences, model.spec.canonical)
-    if model.spec.kind == "segmentation":
-        return predict_mask(model, prepared)
-    outputs = predict_scan(model, prepared)
-    if model.spec.kind == "regression":
+    models = load_models([bundle] if isinstance(bundle, str | Path) else bundle)
+    spec = models[0].spec
+    found = {entry: choose_sequence(entry, images) for entry in spec.sequences}
+    outputs = predict_session(models, {entry: path for entry, path in found.items() if path is not None})[0]
+    if spec.kind == "segmentation":
+        return outputs
+    if spec.kind == "regression":
         return float(outputs[0])
     return float(outputs[1]) if len(outputs) == 2 else float(outputs.argmax())
 
 
+def load_models(bundles: Sequence[Path]) -> list[TaskModel]:
+    """The models of an ensemble; they may differ in encoder, spacing and crop.
+
+    Raises:
+        BundleError: see `load_model`; also where they were not finetuned on the same kind, sequences and classes.
+    """
+    models = [load_model(Path(bundle)) for bundle in bundles]
+    for bundle, model in zip(bundles, models, strict=True):
+        for key in ("kind", "sequences", "classes"):
+            own, first = getattr(model.spec, key), getattr(models[0].spec, key)
+            if own != first:
+                what = f"its {key} is {own}, that of {Path(bundles[0]).name} is {first}"
+                raise BundleError(what, where=bundle, way_out="Give bundles of one task")
+    return models
+
+
+def predict_session(models: Sequence[TaskModel], files: Mapping[str, Path]) -> tuple[np.ndarray, Volume]:
+    """Read a session as each model wants it, and average what they say.
+
+    Args:
+        models: of one task, see `load_models`.
+        files: path by entry of the models' sequences.
+
+    Returns:
+        A mask as `predict_mask` gives it, or numbers as `predict_scan` does; and the grid of the first file.
+
+    Raises:
+        RejectedScan, TaskError: see `prepare`.
+    """
+    prepared: dict[CanonicalSpec, Prepared] = {}
+    for model in models:
+        spec = model.spec.canonical
+        if spec not in prepared:
+            prepared[spec] = prepare(files, model.spec.sequences, spec)
+    views = [prepared[model.spec.canonical] for model in models]
+    if models[0].spec.kind == "segmentation":
+        return predict_mask(models, views), views[0].grid
+    numbers = [predict_scan(model, view) for model, view in zip(models, views, strict=True)]
+    return np.mean(numbers, axis=0), views[0].grid
+
+
 @torch.inference_mode()
-def predict_mask(model: TaskModel, prepared: Prepared) -> np.ndarray:
+def predict_mask(models: TaskModel | Sequence[TaskModel], prepared: Prepared | Sequence[Prepared]) -> np.ndarray:
     """The most likely class of every voxel, uint8, on the grid of the session's first file.
 
     Probabilities and not classes are interpolated between the grids: borders stay smooth. What the foreground box cut
-    away is background.
+    away is background. Several models, each with the session as it wants it, are averaged on the file's grid.
     """
-    probability = _dense_logits(model, prepared).float().softmax(dim=0).cpu().numpy()
-    shape = prepared.grid.data.shape
+    members = [models] if isinstance(models, TaskModel) else models
+    views = [prepared] if isinstance(prepared, Prepared) else prepared
+    probabilities = [
+        _dense_logits(model, view).float().softmax(dim=0).cpu().numpy()
+        for model, view in zip(members, views, strict=True)
+    ]
+    shape = views[0].grid.data.shape
     best, mask = np.full(shape, -1.0, np.float32), np.zeros(shape, np.uint8)
-    for label, plane in enumerate(probability):
+    for label in range(len(probabilities[0])):
         fill = 1.0 if label == 0 else 0.0
-        on_grid = from_canonical(plane, prepared.affine, prepared.grid, "linear", fill)
+        on_grid = np.zeros(shape, np.float32)
+        for planes, view in zip(probabilities, views, strict=True):
+            on_grid += from_canonical(planes[label], view.affine, view.grid, "linear", fill)
         mask[on_grid > best] = label
         np.maximum(best, on_grid, out=best)
     return mask
