@@ -100,7 +100,7 @@ def build_recipe(config: Mapping[str, Any]) -> "Recipe":
     from dataclasses import fields
 
     from fomo_ssl.downstream.models import FUSIONS
-    from fomo_ssl.downstream.recipe import Recipe
+    from fomo_ssl.downstream.recipe import SCHEDULES, Recipe
     from fomo_ssl.heads.pooling import POOL_MAPS, POOLS
 
     switches = {name: _tuples(value) for name, value in config["augment"].items()}
@@ -111,6 +111,7 @@ def build_recipe(config: Mapping[str, Any]) -> "Recipe":
         "crop": None if config["crop"] is None else triple(config["crop"], "crop"),
         "augment": switches.pop("preset"),
         "switches": switches,
+        "schedule": choice(config["schedule"], "schedule", SCHEDULES),
         "fusion": choice(config["fusion"], "fusion", FUSIONS),
         "inflation": choice(config["inflation"], "inflation", ("mean", "random")),
         "pool": choice(config["pool"], "pool", POOLS),

@@ -21,6 +21,7 @@ from fomo_ssl.downstream.cases import Example
 from fomo_ssl.downstream.metrics import METRICS
 from fomo_ssl.downstream.recipe import Recipe
 from fomo_ssl.downstream.splits import Split, save_splits
+from fomo_ssl.downstream.stopping import hold_out
 from fomo_ssl.downstream.summary import Row, summarise, to_json, to_table
 from fomo_ssl.downstream.tasks import Task
 from fomo_ssl.downstream.unit import Plan, Unit, read_result, run_unit
@@ -61,6 +62,8 @@ def finetune(
         BundleError, RejectedScan, TaskError: input that cannot be used.
         RunError: the folder holds another run.
     """
+    for split in splits if recipe.early_stopping else ():
+        hold_out(task, split, recipe.hold_out)  # says before anything is trained that there are too few
     plan = _plan(task, run, recipe, bundle, encoder, encoder_args or {})
     inits = [*(["pretrained"] if bundle else []), *(["scratch"] if scratch or not bundle else [])]
     units = [Unit(split, init) for split in splits for init in inits]  # type: ignore[arg-type]

@@ -15,17 +15,19 @@ from fomo_ssl.downstream.batches import TaskBatch
 from fomo_ssl.downstream.losses import task_loss
 from fomo_ssl.downstream.models import TaskModel
 from fomo_ssl.downstream.recipe import Recipe
-from fomo_ssl.training.optim import OptimConfig, parameter_groups, rate_factor
+from fomo_ssl.downstream.schedules import optimizer_groups
+from fomo_ssl.downstream.stopping import EarlyStopping
 
 
 @dataclass
 class CurvePoint:
-    """One step: the training loss, the head's learning rate, and the validation figure where it was looked at."""
+    """One step: the training loss, the head's rate, and the leading metric and loss of validation, where looked at."""
 
     step: int
     loss: float
     lr: float
     validation: float | None = None
+    validation_loss: float | None = None
 
 
 class FinetuneModule(L.LightningModule):
@@ -34,15 +36,22 @@ class FinetuneModule(L.LightningModule):
     Args:
         model: trained in place; holds the averaged weights at the end where the recipe averages.
         recipe: the values.
-        validate: a figure of the model on validation cases; None where there are none.
+        validate: the leading metric and the loss of the model on validation cases; None where there are none.
+        stopping: decides by that loss when to stop; None trains to the end.
 
     Attributes:
         curve: one point a step.
     """
 
-    def __init__(self, model: TaskModel, recipe: Recipe, validate: Callable[[TaskModel], float] | None = None) -> None:
+    def __init__(
+        self,
+        model: TaskModel,
+        recipe: Recipe,
+        validate: Callable[[TaskModel], tuple[float, float]] | None = None,
+        stopping: EarlyStopping | None = None,
+    ) -> None:
         super().__init__()
-        self.model, self.recipe, self.validate = model, recipe, validate
+        self.model, self.recipe, self.validate, self.stopping = model, recipe, validate, stopping
         self.augment = Augmenter(recipe.augment, None, **recipe.switches)
         self.curve: list[CurvePoint] = []
         self._averaged: list[Tensor] = []
@@ -66,24 +75,9 @@ class FinetuneModule(L.LightningModule):
         return loss
 
     def configure_optimizers(self) -> Any:
-        """AdamW with one rate for the head and a scaled one for the encoder, which may stand still at first."""
-        recipe, encoder = self.recipe, self.model.encoder
-        optim = OptimConfig(recipe.lr, recipe.weight_decay, (0.9, 0.999), warmup=recipe.warmup)
-        named = dict(encoder.named_parameters())
-        no_decay = [named[name] for name in sorted(encoder.no_weight_decay())]
-        of_encoder = parameter_groups(encoder, no_decay, recipe.weight_decay)
-        of_head = parameter_groups(self.model.head, (), recipe.weight_decay)
-        for group in of_encoder:
-            group["lr"] = recipe.lr * recipe.encoder_lr_scale
-
-        def head_factor(step: int) -> float:
-            return rate_factor(step, recipe.steps, optim)
-
-        def encoder_factor(step: int) -> float:
-            return 0.0 if step < recipe.freeze * recipe.steps else head_factor(step)
-
-        factors: list[Callable[[int], float]] = [*[encoder_factor] * len(of_encoder), *[head_factor] * len(of_head)]
-        optimizer = torch.optim.AdamW([*of_encoder, *of_head], lr=recipe.lr, betas=optim.betas)
+        """AdamW with the rates and schedules of `optimizer_groups`."""
+        groups, factors = optimizer_groups(self.model, self.recipe)
+        optimizer = torch.optim.AdamW(groups, lr=self.recipe.lr, betas=(0.9, 0.999))
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factors)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
@@ -96,14 +90,19 @@ class FinetuneModule(L.LightningModule):
         if self.validate is not None and (step % self.recipe.validate_every == 0 or step == self.recipe.steps):
             self.model.eval()
             self._exchange()
-            self.curve[-1].validation = self.validate(self.model)
+            self.curve[-1].validation, loss = self.validate(self.model)
+            self.curve[-1].validation_loss = loss
+            if self.stopping is not None:
+                self.trainer.should_stop = self.stopping.look(step, loss, self.model)
             self._exchange()
             self.model.train()
 
     @torch.no_grad()
     def on_train_end(self) -> None:
-        """Leave the averaged weights in the model, where the recipe averages."""
+        """Leave the averaged weights in the model, where the recipe averages, or the best where it stops early."""
         self._exchange()
+        if self.stopping is not None:
+            self.stopping.restore(self.model)
 
     def _exchange(self) -> None:
         """Put the averaged weights where the last ones are, and the other way round."""

@@ -2,11 +2,14 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal, get_args
 
 from fomo_ssl.core.types import Triple
 from fomo_ssl.downstream.models import Fusion, Inflation
 from fomo_ssl.heads.pooling import Pool, PoolMaps
+
+Schedule = Literal["full", "probe", "warmup", "sawtooth"]
+SCHEDULES: tuple[Schedule, ...] = get_args(Schedule)
 
 
 @dataclass(frozen=True)
@@ -21,7 +24,11 @@ class Recipe:
         lr, weight_decay: of AdamW, at the peak.
         encoder_lr_scale: the pretrained encoder's rate as a share of `lr`; the twin's is always 1.
         warmup: share of the steps with a rising rate; a cosine falls to zero after it.
-        freeze: share of the steps in which only the head of the pretrained arm moves; the twin's encoder never waits.
+        schedule: what moves when, see `schedules.factors`; the twin's is `full`, but for a probe.
+        freeze: share of the steps in which only the head of the pretrained arm moves, for `warmup` and `sawtooth`.
+        layer_decay: a layer group's rate in the pretrained encoder as a share of the next one's; the twin's is 1.
+        lora_rank, lora_alpha: low-rank updates of the pretrained encoder's attention in place of its weights, see
+            `fomo_ssl.layers.lora`; rank 0 moves the weights, as the twin always does.
         clip: largest norm of the gradient.
         foreground: share of segmentation crops that aim at a foreground voxel.
         augment, switches: preset of `Augmenter`, and its transforms switched off, on, or given other values.
@@ -32,7 +39,10 @@ class Recipe:
         inflation: how the stem of a one-sequence bundle reads several, see `pretrained_encoder`.
         pool, pool_maps, pool_share: what a whole-scan task keeps of space, see `build_head`.
         tolerance: of surface Dice, mm.
-        validate_every: steps between looks at the validation cases, where a split has any.
+        validate_every: steps between looks at the validation cases, where there are any.
+        early_stopping: hold `hold_out` of the training subjects back, stop after `patience` looks at them without a
+            lower loss, and keep the weights of the lowest.
+        patience, hold_out: of early stopping.
     """
 
     steps: int
@@ -45,7 +55,11 @@ class Recipe:
     weight_decay: float = 0.01
     encoder_lr_scale: float = 1.0
     warmup: float = 0.05
-    freeze: float = 0.0
+    schedule: Schedule = "full"
+    freeze: float = 0.25
+    layer_decay: float = 1.0
+    lora_rank: int = 0
+    lora_alpha: float = 16.0
     clip: float = 1.0
     foreground: float = 0.5
     augment: str = "all"
@@ -59,3 +73,6 @@ class Recipe:
     pool_share: float = 0.002
     tolerance: float = 1.0
     validate_every: int = 100
+    early_stopping: bool = False
+    patience: int = 5
+    hold_out: float = 0.2

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from fomo_ssl.core.files import write_json, write_text
+from fomo_ssl.core.seeding import sample_key
 from fomo_ssl.core.types import Triple
 from fomo_ssl.downstream import scores
 from fomo_ssl.downstream.batches import BatchStream
@@ -21,12 +22,14 @@ from fomo_ssl.downstream.inference import predict_mask, predict_scan
 from fomo_ssl.downstream.metrics import METRICS, segmentation_metrics
 from fomo_ssl.downstream.models import TaskModel, TaskSpec, pretrained_encoder, save_model, scratch_encoder
 from fomo_ssl.downstream.module import CurvePoint, FinetuneModule
-from fomo_ssl.downstream.recipe import Recipe
+from fomo_ssl.downstream.recipe import Recipe, Schedule
 from fomo_ssl.downstream.splits import Split
+from fomo_ssl.downstream.stopping import EarlyStopping, hold_out, validation_loss
 from fomo_ssl.downstream.tasks import Task
 from fomo_ssl.encoders import Encoder
 from fomo_ssl.imaging import nifti
 from fomo_ssl.imaging.canonical import CanonicalSpec
+from fomo_ssl.layers.lora import add_lora, merge_lora
 from fomo_ssl.training.trainer import build_trainer, choose_precision, quiet
 
 Init = Literal["pretrained", "scratch"]
@@ -80,10 +83,12 @@ def run_unit(plan: Plan, unit: Unit, cache: MutableMapping[str, Example]) -> dic
     """
     folder = plan.run / "units" / unit.name
     folder.mkdir(parents=True, exist_ok=True)
+    if plan.recipe.early_stopping:
+        unit = replace(unit, split=hold_out(plan.task, unit.split, plan.recipe.hold_out))
     train = [plan.example(name, cache) for name in unit.split.train]
     model = build_model(plan, unit, train)
     began = time.perf_counter()
-    curve = fit(plan, unit, model, train, cache)
+    curve, best_step = fit(plan, unit, model, train, cache)
     trained = time.perf_counter()
     examples = [plan.example(name, cache) for name in unit.split.test]
     predictions, masks = predict_examples(model, examples, plan.recipe.tolerance)
@@ -96,16 +101,18 @@ def run_unit(plan: Plan, unit: Unit, cache: MutableMapping[str, Example]) -> dic
         "task": plan.task.name,
         "kind": plan.task.kind,
         "init": unit.init,
-        **{key: getattr(unit.split, key) for key in ("shots", "seed", "fold", "train")},
+        **{key: getattr(unit.split, key) for key in ("shots", "seed", "fold", "train", "validation")},
         "n_train": len(unit.split.train),
         "n_test": len(unit.split.test),
         "encoder": model.encoder.name,
         "parameters": sum(p.numel() for p in model.parameters()),
         "steps": plan.recipe.steps,
+        "steps_taken": len(curve),
+        "best_step": best_step,
         "batch_size": plan.recipe.batch_size,
         "crop": list(plan.crop),
         "seconds_training": round(trained - began, 3),
-        "seconds_per_step": round((trained - began) / plan.recipe.steps, 5),
+        "seconds_per_step": round((trained - began) / len(curve), 5),
         "seconds_testing": round(tested - trained, 3),
         "final_loss": float(np.mean([point.loss for point in curve[-20:]])),
         "metrics": {name: asdict(value) for name, value in scores.intervals([predictions]).items()},
@@ -163,26 +170,35 @@ def build_model(plan: Plan, unit: Unit, train: Sequence[Example]) -> TaskModel:
 def recipe_of(recipe: Recipe, init: Init) -> Recipe:
     """The recipe of an arm: random weights are spared neither by a small rate nor by standing still.
 
-    Protecting what was pretrained is part of the pretrained arm; the same protection would cripple its twin.
+    Protecting what was pretrained is part of the pretrained arm; the same protection would cripple its twin. A probe
+    is about frozen features, so the twin's are frozen too.
     """
-    return recipe if init == "pretrained" else replace(recipe, encoder_lr_scale=1.0, freeze=0.0)
+    if init == "pretrained":
+        return recipe
+    schedule: Schedule = "probe" if recipe.schedule == "probe" else "full"
+    return replace(recipe, encoder_lr_scale=1.0, schedule=schedule, layer_decay=1.0, lora_rank=0)
 
 
 def fit(
     plan: Plan, unit: Unit, model: TaskModel, train: Sequence[Example], cache: MutableMapping[str, Example]
-) -> list[CurvePoint]:
-    """Train `model` in place; returns the learning curve."""
-    recipe = plan.recipe
-    stream = BatchStream(train, plan.crop, recipe.batch_size, recipe.steps, recipe.foreground, unit.split.seed)
+) -> tuple[list[CurvePoint], int]:
+    """Train `model` in place; returns the learning curve and the step whose weights were kept."""
+    recipe, seed = recipe_of(plan.recipe, unit.init), unit.split.seed
+    stream = BatchStream(train, plan.crop, recipe.batch_size, recipe.steps, recipe.foreground, seed)
     validation = [plan.example(name, cache) for name in unit.split.validation]
 
-    def validate(current: TaskModel) -> float:
-        return predict_examples(current, validation, recipe.tolerance)[0].metric(METRICS[plan.task.kind][0])
+    def validate(current: TaskModel) -> tuple[float, float]:
+        scored = predict_examples(current, validation, recipe.tolerance)[0]
+        return scored.metric(METRICS[plan.task.kind][0]), validation_loss(scored, model.spec.target_std)
 
-    module = FinetuneModule(model, recipe_of(recipe, unit.init), validate if validation else None)
+    stopping = EarlyStopping(recipe.patience) if recipe.early_stopping else None
+    if recipe.lora_rank:
+        start = torch.Generator().manual_seed(sample_key(seed, 0, "lora"))
+        add_lora(model.encoder, recipe.lora_rank, recipe.lora_alpha, start)
+    module = FinetuneModule(model, recipe, validate if validation else None, stopping)
     with quiet(), torch.random.fork_rng():
         # Drop-path and dropout draw from the global generator.
-        torch.manual_seed(unit.split.seed)
+        torch.manual_seed(seed)
         trainer = build_trainer(
             plan.run,
             steps=recipe.steps,
@@ -196,9 +212,10 @@ def fit(
         except SystemExit as error:
             # Lightning turns an interrupt into exit code 1.
             raise KeyboardInterrupt if isinstance(error.__context__, KeyboardInterrupt) else error from None
+    merge_lora(model.encoder)
     # Lightning leaves the model on the CPU.
     model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
-    return module.curve
+    return module.curve, stopping.best_step if stopping else len(module.curve)
 
 
 def predict_examples(

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from fomo_ssl.bundle import load_config
+from fomo_ssl.bundle import BundleConfig, InputContract, load_config, load_weights, save_bundle
 from fomo_ssl.core.errors import BundleError, NonFiniteLossError, RunError
 from fomo_ssl.downstream import inference
 from fomo_ssl.downstream.batches import BatchStream
@@ -189,7 +189,7 @@ def test_cross_validation_pools_the_folds(make_task, bundle, tmp_path):
     }
 
 
-@pytest.mark.parametrize("fusion", ["early", "late"])
+@pytest.mark.parametrize("fusion", ["early", "late", "concat"])
 def test_several_sequences_from_a_one_sequence_bundle(make_task, bundle, tmp_path, fusion):
     task = load_task(make_task("segmentation", 4, ("flair", "t1")))
     splits = few_shot_splits(task, [1], 1, n_test=1)
@@ -287,11 +287,13 @@ def test_plan_survives_the_way_between_processes(make_task, bundle, tmp_path):
 
 
 def test_the_twin_is_not_held_back_by_what_protects_pretrained_weights():
-    recipe = Recipe(steps=1, batch_size=1, encoder_lr_scale=0.1, freeze=0.5)
+    protected = {"encoder_lr_scale": 0.1, "schedule": "sawtooth", "layer_decay": 0.5, "lora_rank": 4}
+    recipe = Recipe(steps=1, batch_size=1, **protected)
     assert recipe_of(recipe, "pretrained") == recipe
     twin = recipe_of(recipe, "scratch")
-    assert (twin.encoder_lr_scale, twin.freeze) == (1.0, 0.0)
-    assert replace(twin, encoder_lr_scale=0.1, freeze=0.5) == recipe
+    assert (twin.encoder_lr_scale, twin.schedule, twin.layer_decay, twin.lora_rank) == (1.0, "full", 1.0, 0)
+    assert replace(twin, **protected) == recipe
+    assert recipe_of(replace(recipe, schedule="probe"), "scratch").schedule == "probe"
 
 
 @pytest.mark.parametrize("inflation", ["mean", "random"])
@@ -304,3 +306,64 @@ def test_a_pretrained_stem_for_several_sequences(make_task, bundle, tmp_path, in
     first, second = model.encoder.state_dict()[f"{model.encoder.stem}.weight"].unbind(dim=1)
     assert torch.equal(first, second) == (inflation == "mean")
     assert predict_case(tmp_path / "run/units/shots2_seed0_pretrained/bundle", task.cases[0].images) >= 0.0
+
+
+def test_lora_leaves_a_plain_bundle_and_all_else_of_the_encoder_alone(make_task, tmp_path):
+    torch.manual_seed(0)
+    arguments = {"dim": 48, "depth": 4, "heads": 2}
+    encoder = create_encoder("vit_t_p8", **arguments)
+    config = BundleConfig("vit_t_p8", arguments, 1, InputContract(("t1",), 1.0, 2.0, (16, 16, 16)), {})
+    save_bundle(tmp_path / "vit", encoder, config)
+    recipe = replace(QUICK, lora_rank=2, layer_decay=0.7)
+    task, _, _ = run_small(make_task, tmp_path / "vit", tmp_path / "run", "classification", recipe, scratch=False)
+    unit = tmp_path / "run/units/shots2_seed0_pretrained"
+    kept = load_model(unit / "bundle").encoder.state_dict()
+    assert list(kept) == list(encoder.state_dict())
+    moved = {name for name, value in encoder.state_dict().items() if not torch.equal(value, kept[name])}
+    assert moved == {f"blocks.{i}.attn.{layer}.weight" for i in range(4) for layer in ("qkv", "proj")}
+    table = read_csv(unit / "predictions.csv", "classification")
+    value = predict_case(unit / "bundle", task[table.cases[0]].images)
+    assert value == pytest.approx(float(table.columns["prediction"][0]), rel=1e-5)
+
+
+def test_a_probe_moves_the_head_alone(make_task, bundle, tmp_path):
+    recipe = replace(QUICK, schedule="probe")
+    run_small(make_task, bundle, tmp_path / "run", "regression", recipe)
+    before = load_weights(bundle).state_dict()
+    after = load_model(tmp_path / "run/units/shots2_seed0_pretrained/bundle").encoder.state_dict()
+    assert all(torch.equal(value, after[name]) for name, value in before.items())
+    assert (tmp_path / "run/units/shots2_seed0_scratch/result.json").is_file()
+
+
+@pytest.mark.parametrize("kind", ["classification", "regression", "segmentation"])
+def test_an_ensemble_is_the_mean_of_its_members(make_task, bundle, tmp_path, kind):
+    task, splits, _ = run_small(make_task, bundle, tmp_path / "run", kind)
+    units = [tmp_path / f"run/units/shots{n}_seed0_pretrained/bundle" for n in (1, 2)]
+    case = task[splits[0].test[0]]
+    together = predict_case(units, case.images)
+    if kind != "segmentation":
+        assert together == pytest.approx(np.mean([predict_case(unit, case.images) for unit in units]))
+        return
+    example = load_example(case, task.sequences, load_model(units[0]).spec.canonical)
+    x = torch.from_numpy(example.prepared.image)[None]
+    models = [load_model(unit) for unit in units]
+    for model in models:  # one window, so that the plain reference below sees what prediction sees
+        model.spec = replace(model.spec, crop=(24, 24, 24))
+    padded = [inference._batch_of_one(model, example.prepared, (24, 24, 24)) for model in models]
+    assert padded[0].shape[2:] == (24, 24, 24) != x.shape[2:]
+    with torch.inference_mode():
+        mean = sum(model(image).softmax(dim=1) for model, image in zip(models, padded, strict=True))
+    low = [(24 - n) // 2 for n in x.shape[2:]]
+    i, j, k = (slice(a, a + n) for a, n in zip(low, x.shape[2:], strict=True))
+    expected = mean[0].argmax(dim=0)[i, j, k].numpy()
+    mask = predict_mask(models, [example.prepared] * 2)
+    assert np.mean(mask[::-1] == expected) > 0.999
+    assert predict_case([units[0]] * 2, case.images).shape == together.shape
+
+
+def test_bundles_of_two_tasks_are_no_ensemble(make_task, bundle, tmp_path):
+    run_small(make_task, bundle, tmp_path / "a", "classification")
+    run_small(make_task, bundle, tmp_path / "b", "regression")
+    bundles = [tmp_path / run / "units/shots1_seed0_pretrained/bundle" for run in "ab"]
+    with pytest.raises(BundleError, match="its kind is regression"):
+        inference.load_models(bundles)
