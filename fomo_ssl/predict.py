@@ -62,16 +62,23 @@ def alternatives(channel: str, channels: Sequence[str]) -> list[str]:
     return [*names, twin] if twin and twin not in taken else names
 
 
-def choose_files(channels: Sequence[str], given: Mapping[str, Path]) -> dict[str, Path]:
+def choose_files(channels: Sequence[str], given: Mapping[str, Path], may_lack: bool = False) -> dict[str, Path]:
     """The file of each channel.
 
+    Args:
+        channels: of the model.
+        given: path by sequence name.
+        may_lack: whether the model was trained to do without some of them.
+
     Raises:
-        TaskError: a channel has no file or two, or a file fits no channel.
+        TaskError: a channel has two files, or none though it needs one; none has any; or a file fits no channel.
     """
     chosen: dict[str, Path] = {}
     used: set[str] = set()
     for channel in channels:
         found = [name for name in alternatives(channel, channels) if name in given]
+        if not found and may_lack and given:
+            continue
         if len(found) != 1:
             what = f"no {_spoken(channel, channels)} given" if not found else f"both --{' and --'.join(found)} given"
             raise TaskError(what, way_out=f"give one file for each of {_listed(channels)}")
@@ -140,7 +147,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     names = {name for channel in channels for name in alternatives(channel, channels)} | set(SEQUENCES)
     given = {name: path for name, path in vars(options).items() if name in names and path is not None}
     device = choose_device(options.device)
-    predict([model.to(device) for model in models], choose_files(channels, given), options.output)
+    files = choose_files(channels, given, all(model.spec.missing == "zeros" for model in models))
+    predict([model.to(device) for model in models], files, options.output)
     print(options.output)
 
 

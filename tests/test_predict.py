@@ -13,6 +13,7 @@ import torch
 from fomo_ssl import predict
 from fomo_ssl.bundle import BundleConfig, InputContract, save_bundle
 from fomo_ssl.core.errors import ConfigError, TaskError
+from fomo_ssl.downstream.inference import predict_case
 from fomo_ssl.downstream.models import TaskModel, TaskSpec, save_model
 from fomo_ssl.encoders import create_encoder
 from fomo_ssl.imaging.nifti import write
@@ -132,6 +133,19 @@ def test_several_bundles_are_averaged(bundles: Path, scan: Path, tmp_path: Path)
         values.append(float(output.read_text()))
     assert values[0] != values[1]
     assert values[2] == pytest.approx((values[0] + values[1]) / 2, rel=1e-6)
+
+
+def test_a_model_trained_with_zeros_does_without_a_sequence(bundles: Path, scan: Path, tmp_path: Path) -> None:
+    spec = replace(SPEC, kind="regression", classes=1, missing="zeros")
+    save_model(tmp_path / "lenient", TaskModel(create_encoder("unet_t", 2), spec), {})
+    run(tmp_path / "lenient", tmp_path / "out.txt", swi=scan)
+    assert float((tmp_path / "out.txt").read_text()) == pytest.approx(
+        predict_case(tmp_path / "lenient", {"swi": scan}), rel=1e-6
+    )
+    with pytest.raises(TaskError, match="does not take --t1"):
+        predict.choose_files(spec.sequences, {"t1": scan, "swi": scan}, may_lack=True)
+    with pytest.raises(TaskError, match="no --flair"):
+        predict.choose_files(spec.sequences, {}, may_lack=True)
 
 
 @pytest.mark.parametrize("name", MISTAKES)

@@ -22,7 +22,7 @@ from fomo_ssl.bundle import (
 from fomo_ssl.core.errors import BundleError
 from fomo_ssl.core.seeding import sample_key
 from fomo_ssl.core.types import Triple
-from fomo_ssl.downstream.tasks import Kind
+from fomo_ssl.downstream.tasks import Kind, Missing
 from fomo_ssl.encoders import Encoder, LateFusion, create_encoder
 from fomo_ssl.heads.pooling import Pool, PoolMaps
 from fomo_ssl.heads.tasks import GlobalHead, build_head
@@ -43,6 +43,7 @@ class TaskSpec:
         crop: voxels of the network's input.
         spacing, max_upsample, crop_foreground, normalisation: the canonical form, see `CanonicalSpec`.
         target_mean, target_std: of the training targets of a regression.
+        missing: the policy for sessions without all sequences; `zeros` lets a prediction do without some as well.
         pool, pool_maps, pool_share: what a whole-scan task keeps of space, see `build_head`.
     """
 
@@ -57,6 +58,7 @@ class TaskSpec:
     target_mean: float = 0.0
     target_std: float = 1.0
     normalisation: str = "zscore_foreground"
+    missing: Missing = "error"
     pool: Pool = "mean"
     pool_maps: PoolMaps = "last"
     pool_share: float = 0.002

@@ -6,7 +6,7 @@ from typing import Any
 
 import lightning as L
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int16
 from torch import Tensor
 
 from fomo_ssl.core.errors import NonFiniteLossError
@@ -56,15 +56,21 @@ class FinetuneModule(L.LightningModule):
         self.curve: list[CurvePoint] = []
         self._averaged: list[Tensor] = []
 
+    def augmented(self, batch: TaskBatch) -> tuple[Float[Tensor, "b c x y z"], Int16[Tensor, "b x y z"] | None]:
+        """Images and masks as the network sees them.
+
+        A missing sequence stays zero, as it is at prediction: noise on it would teach the network another absence.
+        """
+        images, masks = self.augment.pair(batch.images, batch.masks, batch.keys, batch.spacing)
+        return images * batch.images.flatten(2).ne(0).any(dim=2)[..., None, None, None], masks
+
     def training_step(self, batch: TaskBatch, batch_idx: int) -> Float[Tensor, ""]:
         """The loss of one batch.
 
         Raises:
             NonFiniteLossError: it is NaN or infinite.
         """
-        images, masks = self.augment.pair(batch.images, batch.masks, batch.keys, batch.spacing)
-        # A missing sequence is zero at prediction; noise on it would teach the network another absence.
-        images = images * batch.images.flatten(2).ne(0).any(dim=2)[..., None, None, None]
+        images, masks = self.augmented(batch)
         outputs = self.model(images)
         loss = task_loss(self.model.spec.kind, outputs, masks, self.model.spec.standardise(batch.values))
         value = float(loss.detach())

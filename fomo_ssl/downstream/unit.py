@@ -160,6 +160,7 @@ def build_model(plan: Plan, unit: Unit, train: Sequence[Example]) -> TaskModel:
         target_mean=float(values.mean()) if regression else 0.0,
         # One case, or equal targets, have no spread; 1 keeps the unit of the label.
         target_std=float(values.std()) or 1.0 if regression else 1.0,
+        missing=task.missing,
         pool=recipe.pool,
         pool_maps=recipe.pool_maps,
         pool_share=recipe.pool_share,

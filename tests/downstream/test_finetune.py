@@ -10,12 +10,13 @@ import torch
 from fomo_ssl.bundle import BundleConfig, InputContract, load_config, load_weights, save_bundle
 from fomo_ssl.core.errors import BundleError, NonFiniteLossError, RunError
 from fomo_ssl.downstream import inference
-from fomo_ssl.downstream.batches import BatchStream
+from fomo_ssl.downstream.batches import BatchStream, TaskBatch
 from fomo_ssl.downstream.cases import load_example
 from fomo_ssl.downstream.finetune import _plan, finetune
 from fomo_ssl.downstream.inference import predict_case, predict_mask
 from fomo_ssl.downstream.losses import dice_cross_entropy
 from fomo_ssl.downstream.models import TaskModel, TaskSpec, load_model
+from fomo_ssl.downstream.module import FinetuneModule
 from fomo_ssl.downstream.recipe import Recipe
 from fomo_ssl.downstream.scores import read_csv
 from fomo_ssl.downstream.splits import cross_validation, few_shot_splits
@@ -367,3 +368,16 @@ def test_bundles_of_two_tasks_are_no_ensemble(make_task, bundle, tmp_path):
     bundles = [tmp_path / run / "units/shots1_seed0_pretrained/bundle" for run in "ab"]
     with pytest.raises(BundleError, match="its kind is regression"):
         inference.load_models(bundles)
+
+
+def test_augmentation_leaves_a_missing_sequence_empty():
+    spec = TaskSpec("toy", "classification", ("t1", "flair"), 2, (16, 16, 16), 1.0, 2.0, True)
+    model = TaskModel(create_encoder("unet_t", 2, channels=(4, 8)), spec)
+    always = {"p": 1.0}
+    recipe = replace(QUICK, switches={"noise": always | {"sigma": (0.1, 0.2)}, "contrast": always, "flip": False})
+    images = torch.randn(2, 2, 16, 16, 16)
+    images[0, 1] = 0.0
+    batch = TaskBatch(images, None, torch.zeros(2), torch.tensor([1, 2]), torch.ones(2, 3))
+    seen, _ = FinetuneModule(model, recipe).augmented(batch)
+    assert not seen[0, 1].any()
+    assert all(not torch.equal(seen[b, c], images[b, c]) for b, c in ((0, 0), (1, 0), (1, 1)))
