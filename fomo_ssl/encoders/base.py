@@ -127,8 +127,8 @@ def inflate_stem(weight: Tensor, in_channels: int, generator: torch.Generator | 
 
     Without a generator every sequence gets the same kernels, divided so that activations keep scale. The encoder then
     reads the mean of the sequences and nothing else: a lesion that is bright on one and dark on another cancels. With
-    a generator each of the o kernels gets its own random unit vector over the sequences, every `in_channels` of them an
-    orthogonal basis, so that the stem tells all sequences apart from the first step.
+    a generator each of the o kernels gets its own random unit vector over the sequences, so that contrasts between
+    them pass from the first step. With few kernels it depends on the draw how well.
 
     Raises:
         ValueError: the weight has several inputs already and another number is asked for.
@@ -139,8 +139,8 @@ def inflate_stem(weight: Tensor, in_channels: int, generator: torch.Generator | 
         raise ValueError(f"only a one-sequence stem can be inflated, this one has {weight.shape[1]} inputs")
     if generator is None:
         return weight.repeat_interleave(in_channels, dim=1) / in_channels
-    bases = torch.randn(-(-len(weight) // in_channels), in_channels, in_channels, generator=generator)
-    mixing = torch.linalg.qr(bases).Q.flatten(0, 1)[: len(weight)].to(weight)
+    mixing = torch.randn(len(weight), in_channels, generator=generator).to(weight)
+    mixing = mixing / mixing.norm(dim=1, keepdim=True)
     mixed: Tensor = weight * mixing.reshape(*mixing.shape, *[1] * (weight.ndim - 2))
     return mixed
 
