@@ -9,6 +9,7 @@
 The same weights and configuration give the same bytes: nothing in the folder depends on time or machine.
 """
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -111,11 +112,21 @@ class ReleasedEncoder(nn.Module):
         """
         volume = _as_volume(scan)
         canonical = canonicalise(volume, self.config.input.spec)
-        if canonical.data.size > MAX_EMBED_VOXELS:
-            raise RejectedScan(
-                Reason.TOO_LARGE, f"{canonical.data.size} voxels, at most {MAX_EMBED_VOXELS} are embedded"
-            )
-        x = torch.from_numpy(normalise(canonical.data, canonical.stats)).float()
+        _check_embed_size(canonical.data)
+        return self.embed_normalised(normalise(canonical.data, canonical.stats))
+
+    @torch.inference_mode()
+    def embed_normalised(self, image: np.ndarray) -> Float[Tensor, "e"]:
+        """One embedding of one whole scan in canonical form with normalised intensities, such as a store holds.
+
+        Args:
+            image: (x, y, z) float.
+
+        Raises:
+            RejectedScan: over `MAX_EMBED_VOXELS` voxels.
+        """
+        _check_embed_size(image)
+        x = torch.from_numpy(image).float()
         first = next(self.encoder.parameters())
         training = self.encoder.training
         self.encoder.eval()
@@ -225,6 +236,22 @@ def load_encoder(path: str | Path) -> ReleasedEncoder:
     return ReleasedEncoder(load_weights(Path(path), config.in_channels), config).eval()
 
 
+def bundle_digest(path: Path) -> str:
+    """A digest of what decides a bundle's outputs: configuration and weights, not the card or what pretraining keeps.
+
+    Raises:
+        BundleError: no bundle there.
+    """
+    load_config(path)
+    content = hashlib.blake2b(digest_size=16)
+    for name in ("config.json", "encoder.safetensors", "task.json", "head.safetensors"):
+        if (file := Path(path) / name).is_file():
+            with file.open("rb") as opened:
+                own = hashlib.file_digest(opened, lambda: hashlib.blake2b(digest_size=16))
+            content.update(f"{name} {own.hexdigest()}\n".encode())
+    return content.hexdigest()
+
+
 def load_head_state(path: Path) -> dict[str, Tensor]:
     """The head's tensors of a finetuned model.
 
@@ -284,6 +311,11 @@ embedding = encoder.embed("scan.nii.gz")
 ```
 The weights are safetensors; loading them runs no code from this folder. Not a medical device.
 """
+
+
+def _check_embed_size(image: np.ndarray) -> None:
+    if image.size > MAX_EMBED_VOXELS:
+        raise RejectedScan(Reason.TOO_LARGE, f"{image.size} voxels, at most {MAX_EMBED_VOXELS} are embedded")
 
 
 def _as_volume(scan: Any) -> Volume:

@@ -25,6 +25,8 @@ from fomo_ssl.imaging.nifti import file_stem, is_image_name
 SKIPPED_FOLDERS = {"derivatives", "sourcedata", "code", "labels", "func", "fmap", "meg", "eeg", "ieeg", "beh", "micr"}
 SKIPPED_FOLDERS |= {"pet", "nirs", "motion", "__macosx"}
 
+# Of a scan below the folder of its dataset: subject, session, kind.
+_DEEPEST = 3
 _SUBJECT, _SESSION = re.compile(r"sub[-_].+"), re.compile(r"ses[-_].+")
 # Ids in the name of a file or an archive: `sub-01_ses-02_T1w`, `sub_1.zip`.
 _IDS = re.compile(r"(sub[-_][^_]+)(?:_(ses[-_][^_]+))?(?:_.*)?")
@@ -62,8 +64,10 @@ class _Found:
     outer: tuple[str, ...] | None = None
 
 
-def find_scans(source: Path) -> list[ScanRow]:
+def find_scans(source: Path, below: str = "") -> list[ScanRow]:
     """All scans below a folder, sorted by (dataset, subject, session, sequence, path).
+
+    With `below`, only those in this folder of the source; ids and paths are what they are in the whole of it.
 
     A tree with subject folders is taken by these, and images outside them are no scans; in any other tree every image
     is a scan. A scan that lies both in an archive and unpacked beside it is taken once, unpacked. An archive that
@@ -72,23 +76,45 @@ def find_scans(source: Path) -> list[ScanRow]:
     Raises:
         FomoSSLError: the folder does not exist or holds no image.
     """
-    if not source.is_dir():
-        raise FomoSSLError("no such folder", where=source, way_out="Set source to a folder of NIfTI files")
+    if not (source / below).is_dir():
+        raise FomoSSLError("no such folder", where=source / below, way_out="Set source to a folder of NIfTI files")
     masks = mask_paths(source)
-    found = [file for file in _files(source) if is_scan_name(file_stem(file.name)) and file.path not in masks]
+    found = [file for file in _files(source, below) if is_scan_name(file_stem(file.name)) and file.path not in masks]
     shown = [file.folders if file.outer is None else file.outer for file in found]
     is_organised = any(_subject_at(folders) is not None for folders in shown)
     rows = {file: row for file in found if (row := _row(file, is_organised))}
     loose = {_identity(file, row) for file, row in rows.items() if file.outer is None}
     kept = [row for file, row in rows.items() if file.outer is None or _identity(file, row) not in loose]
     if not kept:
-        raise FomoSSLError("no NIfTI file below this folder", where=source, way_out="Expected .nii.gz, .nii or .img")
+        where, way_out = source / below, "Expected .nii.gz, .nii or .img"
+        raise FomoSSLError("no NIfTI file below this folder", where=where, way_out=way_out)
     return sorted(kept)
 
 
-def _files(source: Path) -> Iterator[_Found]:
+def root_of(path: Path) -> Path:
+    """The folder from which the ids of a file or folder are told: the one above its subject's, else the folder itself.
+
+    Only the last folders are looked at, where a subject's folder may be: one above a whole tree is none of its own.
+    """
+    folder = path if path.is_dir() else path.parent
+    parts = folder.absolute().parts
+    last = range(max(1, len(parts) - _DEEPEST), len(parts))
+    at = next((i for i in last if _SUBJECT.fullmatch(parts[i])), None)
+    return folder if at is None else Path(*parts[:at])
+
+
+def scan_row(source: Path, path: Path) -> ScanRow:
+    """The row of one file of a source, whatever its name."""
+    relative = path.absolute().relative_to(source.absolute())
+    *folders, name = map(_text, relative.parts)
+    file = _Found(_text(relative.as_posix()), tuple(folders), name)
+    stem = file_stem(name)
+    return _row(file, is_organised=False) or _plain_row(file, stem, sequence_name(stem))
+
+
+def _files(source: Path, below: str) -> Iterator[_Found]:
     """Images, loose and in archives, without those in skipped and hidden folders."""
-    for folder, folders, names in os.walk(source):
+    for folder, folders, names in os.walk(source / below):
         folders[:] = [name for name in folders if not _is_skipped(name)]
         parts = Path(folder).relative_to(source).parts
         present = set(names)

@@ -16,12 +16,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from fomo_ssl.core.errors import Reason, RejectedScan, StoreError, is_disk_full
 from fomo_ssl.core.files import remove_strays, write_text
+from fomo_ssl.corpus.description import describe
 from fomo_ssl.corpus.executors import run_local
 from fomo_ssl.corpus.journal import QUARANTINE, Journal, Rejected, write_quarantine
-from fomo_ssl.corpus.layouts import ScanRow, find_scans
+from fomo_ssl.corpus.layouts import ScanRow
 from fomo_ssl.corpus.masks import DEFAULT_RULES, find_masks
-from fomo_ssl.corpus.metadata import Metadata, MetadataTable
-from fomo_ssl.corpus.names import FALLBACK, sequence_name
+from fomo_ssl.corpus.metadata import Metadata
 from fomo_ssl.corpus.scan import Job, Outcome, process
 from fomo_ssl.corpus.schema import SCHEMA, id_cells
 from fomo_ssl.corpus.slurm import SlurmConfig, cancel_forgotten, run_array
@@ -85,7 +85,8 @@ def preprocess(
     """
     begun = time.monotonic()
     source, store, spec = Path(source), Path(store), spec or CanonicalSpec()
-    rows, metadata = _plan(source)
+    found = describe(source)
+    rows, metadata = [scan.row for scan in found], {scan.row.path: scan.metadata for scan in found}
     of_scan, rules = find_masks(source, rows, masks)
     are_masks = {mask.path for found in of_scan.values() for mask in found}
     rows = [row for row in rows if row.path not in are_masks]
@@ -122,20 +123,6 @@ def preprocess(
     if console is not None:
         print_summary(console, store, table, rejected, summary.processed, seconds)
     return summary
-
-
-def _plan(source: Path) -> tuple[list[ScanRow], dict[str, Metadata]]:
-    """Scans in their final order, with a dataset (the tree's, else the metadata's, else the folder's name) and a
-    sequence (the name's, else the metadata's), and what is known of each by path.
-    """
-    found = find_scans(source)
-    table = MetadataTable.read(source, {row.dataset for row in found})
-    named = []
-    for row in found:
-        dataset = row.dataset or table.dataset(row) or source.resolve().name
-        sequence = sequence_name(table.modality(row)) if row.sequence == FALLBACK else row.sequence
-        named.append(replace(row, dataset=dataset, sequence=sequence))
-    return named, {row.path: table.of(row) for row in found}
 
 
 def _sizes(source: Path, rows: list[ScanRow]) -> dict[str, int]:

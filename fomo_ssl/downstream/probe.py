@@ -4,7 +4,7 @@ Of a task: ridge for a number, logistic regression for classes. Without a task: 
 or the age of its subject where the store has one sequence only.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,10 @@ _MIN_SUBJECTS = 5
 _FOLDS = 5
 # Up to here each subject is left out in turn; beyond it 10 folds say the same for less.
 _LEAVE_ONE_OUT = 50
+
+
+Outputs = Callable[[np.ndarray, np.ndarray, np.ndarray, Kind, int], np.ndarray]
+"""From features and labels to fit on, and features to predict, to values or probabilities of that many classes."""
 
 
 @dataclass(frozen=True)
@@ -80,8 +84,23 @@ def embed_case(encoder: ReleasedEncoder, images: Sequence[Path]) -> np.ndarray:
     return np.concatenate([encoder.embed(path).double().cpu().numpy() for path in images])
 
 
+def linear_outputs(fit: np.ndarray, labels: np.ndarray, test: np.ndarray, kind: Kind, classes: int) -> np.ndarray:
+    """Values (n, 1) or class probabilities (n, classes) by a linear model."""
+    model = linear_model(kind).fit(fit, labels)
+    if kind == "regression":
+        values: np.ndarray = model.predict(test)[:, None]
+        return values
+    outputs = np.zeros((len(test), classes))
+    outputs[:, model.classes_.astype(int)] = model.predict_proba(test)
+    return outputs
+
+
 def cross_validate(
-    features: np.ndarray, labels: np.ndarray, subjects: Sequence[str], kind: Kind
+    features: np.ndarray,
+    labels: np.ndarray,
+    subjects: Sequence[str],
+    kind: Kind,
+    outputs_of: Outputs = linear_outputs,
 ) -> dict[str, np.ndarray]:
     """Columns of `Predictions`: every case predicted by a model that saw no scan of its subject.
 
@@ -89,6 +108,7 @@ def cross_validate(
         features: (n, d).
         labels: (n,) numbers, or class indices 0 … K-1.
         kind: `regression` or `classification`.
+        outputs_of: fits on some rows and predicts others, as `linear_outputs` does.
 
     Raises:
         TaskError: fewer than 5 subjects, or a class with fewer than 2.
@@ -100,11 +120,7 @@ def cross_validate(
     classes = 1 if kind == "regression" else int(labels.max()) + 1
     outputs = np.zeros((len(labels), classes))
     for train, test in folds.split(features, labels, groups):
-        model = linear_model(kind).fit(features[train], labels[train])
-        if kind == "regression":
-            outputs[test, 0] = model.predict(features[test])
-        else:
-            outputs[np.ix_(test, model.classes_.astype(int))] = model.predict_proba(features[test])
+        outputs[test] = outputs_of(features[train], labels[train], features[test], kind, classes)
     if classes <= 2:
         return {"target": labels, "prediction": outputs[:, -1]}
     probabilities = {f"probability_{label}": outputs[:, label] for label in range(classes)}
