@@ -17,6 +17,7 @@ COMMANDS = (
     "evaluate",
     "predict",
     "embed",
+    "challenge",
     "convert",
     "demo",
     "doctor",
@@ -27,11 +28,17 @@ def usage() -> str:
     """The commands with the first line of their modules, which are read and not imported."""
     lines = []
     for name in COMMANDS:
-        text = (Path(__file__).parent / f"{name}.py").read_text()
+        text = source_of(name).read_text()
         summary = (ast.get_docstring(ast.parse(text)) or "").partition("\n")[0]
         lines.append(f"  {name:<12}{summary}")
     listed = "\n".join(lines)
     return f"Usage: fomo-ssl COMMAND [arguments]\n\n{listed}\n\nfomo-ssl COMMAND --help says more."
+
+
+def source_of(name: str) -> Path:
+    """The file of a command: a module, or the `__main__` of a package."""
+    module = Path(__file__).parent / f"{name}.py"
+    return module if module.is_file() else Path(__file__).parent / name / "__main__.py"
 
 
 @entry
@@ -46,7 +53,8 @@ def main() -> None:
         hint = f"Did you mean {near[0]}?" if near else f"One of {', '.join(COMMANDS)}"
         raise ConfigError(f"unknown command {name!r}", way_out=hint)
     sys.argv = [f"fomo-ssl {name}", *sys.argv[2:]]
-    importlib.import_module(f"fomo_ssl.{name}").main()
+    package = "" if source_of(name).stem == name else ".__main__"
+    importlib.import_module(f"fomo_ssl.{name}{package}").main()
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from fomo_ssl.core.arguments import Arguments
 from fomo_ssl.core.errors import ConfigError, TaskError, entry
 from fomo_ssl.core.files import write_text
+from fomo_ssl.downstream.tasks import alternatives
 
 if TYPE_CHECKING:
     from fomo_ssl.downstream.models import TaskModel, TaskSpec
@@ -15,8 +16,6 @@ if TYPE_CHECKING:
 SEQUENCES = ("t1", "t1c", "t2", "t2s", "swi", "flair", "pd", "dwi_b0", "dwi_b1000", "adc", "mra")
 """Flags that are always understood; a model that was trained on other names adds its own."""
 
-# Susceptibility contrast comes as either; where a model takes one of them, a session offers whichever it has.
-_TWINS = {"swi": "t2s", "t2s": "swi"}
 _NUMBER = (".txt",)
 _MASK = (".nii.gz", ".nii")
 
@@ -52,14 +51,6 @@ def parser(channels: Sequence[str] = ()) -> Arguments:
         if name not in own:  # understood, so that the error says what the model takes
             made.add_argument(f"--{name}", type=Path, help=argparse.SUPPRESS)
     return made
-
-
-def alternatives(channel: str, channels: Sequence[str]) -> list[str]:
-    """Sequence names that may fill a channel, the preferred first: `swi|t2s` says so itself, `swi` implies `t2s`."""
-    names = channel.split("|")
-    taken = {name for other in channels if other != channel for name in other.split("|")}
-    twin = _TWINS.get(channel)
-    return [*names, twin] if twin and twin not in taken else names
 
 
 def choose_files(channels: Sequence[str], given: Mapping[str, Path], may_lack: bool = False) -> dict[str, Path]:

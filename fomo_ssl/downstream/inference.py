@@ -151,3 +151,12 @@ def _batch_of_one(model: TaskModel, prepared: Prepared, size: Triple) -> Float[T
 def _forward(model: TaskModel, x: Float[Tensor, "b c x y z"]) -> Float[Tensor, "b k *space"]:
     outputs: Tensor = model(x)
     return outputs.float()
+
+
+@torch.inference_mode()
+def likeliest_voxel(model: TaskModel, prepared: Prepared) -> Triple:
+    """The voxel, on the grid of the session's first file, that is least likely to be background."""
+    background = _dense_logits(model, prepared).float().softmax(dim=0)[0].cpu().numpy()
+    on_grid = from_canonical(1.0 - background, prepared.affine, prepared.grid, "linear", -1.0)
+    x, y, z = (int(i) for i in np.unravel_index(on_grid.argmax(), on_grid.shape))
+    return x, y, z

@@ -15,6 +15,8 @@ Kind = Literal["segmentation", "classification", "regression"]
 Missing = Literal["error", "skip", "zeros"]
 KINDS: tuple[Kind, ...] = ("segmentation", "classification", "regression")
 _Word = TypeVar("_Word", bound=str)
+# Susceptibility contrast comes as either; where a model takes one of them, a session offers whichever it has.
+_TWINS = {"swi": "t2s", "t2s": "swi"}
 MISSING: tuple[Missing, ...] = ("error", "skip", "zeros")
 
 
@@ -200,6 +202,14 @@ def count_classes(cases: Sequence[Case], kind: Kind) -> int:
     if largest < 1:
         raise TaskError("all labels are 0: there is nothing to learn", where=str(cases[0].label))
     return largest + 1
+
+
+def alternatives(channel: str, channels: Sequence[str]) -> list[str]:
+    """Sequence names that may fill a channel, the preferred first: `swi|t2s` says so itself, `swi` implies `t2s`."""
+    names = channel.split("|")
+    taken = {name for other in channels if other != channel for name in other.split("|")}
+    twin = _TWINS.get(channel)
+    return [*names, twin] if twin and twin not in taken else names
 
 
 def choose_sequence(entry: str, present: Mapping[str, Path]) -> Path | None:

@@ -1,0 +1,57 @@
+"""What runs inside the container: one case in, one file out, with the command line of FOMO25."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from fomo_ssl.challenge.contract import TASKS, ChallengeTask, check_model, choose
+from fomo_ssl.core.arguments import Arguments
+from fomo_ssl.core.errors import ConfigError, TaskError, entry
+
+
+def parser(task: ChallengeTask) -> Arguments:
+    """The flags of the task; which of them are needed, the model says."""
+    made = Arguments(
+        prog="predict.py", description=f"FOMO25 task {task.number}, {task.name}: {task.writes}.", allow_abbrev=False
+    )
+    for name in task.flags:
+        made.add_argument(f"--{name}", type=Path, metavar="NIFTI", help="a case has one" if name in task.either else "")
+    made.add_argument("--output", type=Path, required=True, metavar="FILE", help=f"a name that ends in {task.suffix}")
+    made.add_argument("--device", metavar="NAME", help="torch device; default: cuda where there is one, else cpu")
+    return made
+
+
+@entry
+def main(task_name: str, bundle: Path, arguments: Sequence[str] | None = None) -> None:
+    """Check the command line and the files, predict, write; what is wrong is one line and exit code 2."""
+    task = TASKS[task_name]
+    options = parser(task).parse_args(arguments)
+    given = {name: path for name in task.flags if (path := getattr(options, name)) is not None}
+    if not options.output.name.endswith(task.suffix):
+        raise ConfigError(f"{task.name} writes {task.suffix}", where=options.output)
+    for name, path in given.items():
+        if not path.is_file():
+            raise TaskError(f"no file for --{name}", where=path)
+
+    from fomo_ssl.core.device import choose_device
+    from fomo_ssl.downstream.models import load_model
+
+    model = load_model(bundle)
+    check_model(task, model.spec.kind, model.spec.sequences, model.spec.classes, bundle)
+    files = choose(model.spec.sequences, given)
+    model.to(choose_device(options.device))
+
+    from fomo_ssl.core.files import write_text
+    from fomo_ssl.downstream.cases import prepare
+    from fomo_ssl.downstream.inference import likeliest_voxel, predict_mask, predict_scan
+    from fomo_ssl.imaging.nifti import write
+
+    prepared = prepare(files, model.spec.sequences, model.spec.canonical)
+    if task.kind == "segmentation":
+        mask = predict_mask(model, prepared)
+        if not mask.any():
+            # The validator refuses an empty mask, and every case of the task has a tumour.
+            mask[likeliest_voxel(model, prepared)] = 1
+        write(options.output, mask, prepared.grid.affine)
+    else:
+        write_text(options.output, f"{predict_scan(model, prepared)[-1]:.8g}\n")
+    print(options.output)
