@@ -181,7 +181,8 @@ def _case(task: ChallengeTask, context: Path, subject: Path, folder: Path, limit
         last = (ran.stderr.splitlines() or ["nothing said"])[-1]
         return Check(subject.name, f"exit code {ran.code}", (last,), ran.seconds)
     found, wrong = judge(task, output, scans)
-    return Check(subject.name, f"{found} from {' '.join(scans)}", tuple(wrong), ran.seconds)
+    said = [line for line in ran.stderr.splitlines() if line.startswith("fomo_ssl: ")]
+    return Check(subject.name, "; ".join([f"{found} from {' '.join(scans)}", *said]), tuple(wrong), ran.seconds)
 
 
 def _mistakes(

@@ -1,5 +1,6 @@
 """What runs inside the container: one case in, one file out, with the command line of FOMO25."""
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -49,7 +50,8 @@ def main(task_name: str, bundle: Path, arguments: Sequence[str] | None = None) -
     if task.kind == "segmentation":
         mask = predict_mask(model, prepared)
         if not mask.any():
-            # The validator refuses an empty mask, and every case of the task has a tumour.
+            # Every case of the task has a tumour.
+            print("fomo_ssl: the mask was empty, which the validator refuses: one voxel is set", file=sys.stderr)
             mask[likeliest_voxel(model, prepared)] = 1
         write(options.output, mask, prepared.grid.affine)
     else:

@@ -114,7 +114,7 @@ def embed_items(
                 batch, since = [], time.monotonic()
     finally:
         parts.commit(batch)
-    return _in_order(parts.read(), items, facts), rejected
+    return _joined(parts.read(), items, facts), rejected
 
 
 def write_table(output: Path, table: pa.Table) -> None:
@@ -143,7 +143,7 @@ def vectors(table: pa.Table) -> np.ndarray:
 
 
 class _Parts:
-    """Finished pieces of a table, each written whole."""
+    """Finished embeddings by path, in pieces that are each written whole."""
 
     def __init__(self, output: Path, facts: Mapping[str, Any]) -> None:
         self.folder = self.folder_of(output)
@@ -171,8 +171,7 @@ class _Parts:
     def commit(self, batch: Sequence[tuple[Item, np.ndarray]]) -> None:
         if not batch:
             return
-        columns = {name: _cells(batch, name, pa.string()) for name in _TEXT}
-        columns |= {name: _cells(batch, name, pa.float32()) for name in _NUMBERS}
+        columns = {"path": pa.array([item.cells["path"] for item, _ in batch])}
         embeddings = np.stack([embedding for _, embedding in batch])
         columns |= {f"e{i}": pa.array(column) for i, column in enumerate(np.ascontiguousarray(embeddings.T))}
         with atomic_file(self.folder / f"{self._next:06d}.parquet") as file:
@@ -180,16 +179,16 @@ class _Parts:
         self._next += 1
 
 
-def _cells(batch: Sequence[tuple[Item, np.ndarray]], name: str, kind: pa.DataType) -> pa.Array:
-    return pa.array([item.cells.get(name) for item, _ in batch], kind)
-
-
-def _in_order(table: pa.Table | None, items: Sequence[Item], facts: Mapping[str, Any]) -> pa.Table:
-    if table is None:
-        return pa.table({name: [] for name in COLUMNS})
-    at = {path: i for i, path in enumerate(table.column("path").to_pylist())}
-    order = [at[item.cells["path"]] for item in items if item.cells["path"] in at]
-    return table.take(order).combine_chunks().replace_schema_metadata({"fomo_ssl": json.dumps(facts)})
+def _joined(done: pa.Table | None, items: Sequence[Item], facts: Mapping[str, Any]) -> pa.Table:
+    """The items that are done, in their order, with what is known of them now."""
+    at = {} if done is None else {path: i for i, path in enumerate(done.column("path").to_pylist())}
+    kept = [item.cells for item in items if item.cells["path"] in at]
+    columns = {name: pa.array([cells.get(name) for cells in kept], pa.string()) for name in _TEXT}
+    columns |= {name: pa.array([cells.get(name) for cells in kept], pa.float32()) for name in _NUMBERS}
+    if done is not None:
+        rows = done.drop_columns("path").take([at[cells["path"]] for cells in kept]).combine_chunks()
+        columns |= {name: rows.column(name) for name in rows.column_names}
+    return pa.table(columns).replace_schema_metadata({"fomo_ssl": json.dumps(facts)})
 
 
 def _finite(embedding: Tensor) -> np.ndarray:

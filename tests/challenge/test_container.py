@@ -43,8 +43,10 @@ def test_a_mask_is_that_of_predict_on_the_grid_of_the_input(bundles: Path, data:
     np.testing.assert_array_equal(np.asarray(got.dataobj), expected)
 
 
-def test_an_empty_mask_becomes_the_likeliest_voxel(bundles: Path, data: Path, tmp_path: Path) -> None:
-    """A model that says background everywhere, but less surely in one corner of what it sees."""
+def test_an_empty_mask_becomes_the_likeliest_voxel(
+    bundles: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A model that says background everywhere, here more surely than there."""
     model = load_model(bundles / "meningioma")
     certain = TaskModel(model.encoder, model.spec)
     last = [m for m in certain.head.modules() if isinstance(m, torch.nn.Conv3d) and m.out_channels == 2][-1]
@@ -57,6 +59,7 @@ def test_an_empty_mask_becomes_the_likeliest_voxel(bundles: Path, data: Path, tm
     assert not np.any(predict_case(tmp_path / "meningioma", {**scans, "swi": scans["t2s"]}))
     run(tmp_path, "meningioma", tmp_path / "sub_1.nii.gz", scans)
     assert np.asarray(nib.load(tmp_path / "sub_1.nii.gz").dataobj).sum() == 1
+    assert "the mask was empty" in capsys.readouterr().err
 
 
 def test_scans_that_the_model_does_not_use_are_left_alone() -> None:
