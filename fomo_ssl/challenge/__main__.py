@@ -18,7 +18,14 @@ def parser() -> Arguments:
     commands = made.add_subparsers(dest="command", required=True, metavar="build | check")
     building = commands.add_parser("build", help="write what Apptainer or Docker make the container from")
     building.add_argument("--task", required=True, choices=("infarct", "meningioma", "age"))
-    building.add_argument("--bundle", required=True, type=Path, help="folder of a model finetuned on that task")
+    building.add_argument(
+        "--bundle",
+        required=True,
+        nargs="+",
+        type=Path,
+        metavar="FOLDER",
+        help="model finetuned on that task; several, such as its seeds, are averaged",
+    )
     building.add_argument("--output", required=True, type=Path, metavar="FOLDER", help="build context to write")
     building.add_argument(
         "--base", metavar="IMAGE", help="image to start from; default: python:X.Y-slim of this Python"
@@ -42,7 +49,7 @@ def _build(options: argparse.Namespace) -> None:
     from fomo_ssl.challenge.context import build
 
     facts = build(options.task, options.bundle, options.output, options.base)
-    print(f"{facts['task']}, bundle {facts['bundle_digest']}, from {facts['base']}: {options.output}")
+    print(f"{facts['task']}, bundle {' '.join(facts['bundle_digests'])}, from {facts['base']}: {options.output}")
     print(f"next: python -m fomo_ssl.challenge check {options.output} --cases DATA")
 
 

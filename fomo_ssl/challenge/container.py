@@ -22,8 +22,14 @@ def parser(task: ChallengeTask) -> Arguments:
 
 
 @entry
-def main(task_name: str, bundle: Path, arguments: Sequence[str] | None = None) -> None:
-    """Check the command line and the files, predict, write; what is wrong is one line and exit code 2."""
+def main(task_name: str, bundles: Path, arguments: Sequence[str] | None = None) -> None:
+    """Check the command line and the files, predict, write; what is wrong is one line and exit code 2.
+
+    Args:
+        task_name: of `TASKS`.
+        bundles: folder of the bundles, whose outputs are averaged.
+        arguments: the command line; None takes that of the process.
+    """
     task = TASKS[task_name]
     options = parser(task).parse_args(arguments)
     given = {name: path for name in task.flags if (path := getattr(options, name)) is not None}
@@ -34,26 +40,25 @@ def main(task_name: str, bundle: Path, arguments: Sequence[str] | None = None) -
             raise TaskError(f"no file for --{name}", where=path)
 
     from fomo_ssl.core.device import choose_device
-    from fomo_ssl.downstream.models import load_model
+    from fomo_ssl.downstream.inference import likeliest_voxel, load_models, predict_session
 
-    model = load_model(bundle)
-    check_model(task, model.spec.kind, model.spec.sequences, model.spec.classes, bundle)
-    files = choose(model.spec.sequences, given)
-    model.to(choose_device(options.device))
+    models = load_models(sorted(bundles.iterdir()))
+    spec, may_lack = models[0].spec, all(model.spec.missing == "zeros" for model in models)
+    check_model(task, spec.kind, spec.sequences, spec.classes, bundles, may_lack)
+    files = choose(spec.sequences, given, may_lack)
+    device = choose_device(options.device)
+    models = [model.to(device) for model in models]
 
     from fomo_ssl.core.files import write_text
-    from fomo_ssl.downstream.cases import prepare
-    from fomo_ssl.downstream.inference import likeliest_voxel, predict_mask, predict_scan
     from fomo_ssl.imaging.nifti import write
 
-    prepared = prepare(files, model.spec.sequences, model.spec.canonical)
+    found, grid = predict_session(models, files)
     if task.kind == "segmentation":
-        mask = predict_mask(model, prepared)
-        if not mask.any():
+        if not found.any():
             # Every case of the task has a tumour.
             print("fomo_ssl: the mask was empty, which the validator refuses: one voxel is set", file=sys.stderr)
-            mask[likeliest_voxel(model, prepared)] = 1
-        write(options.output, mask, prepared.grid.affine)
+            found[likeliest_voxel(models, files)] = 1
+        write(options.output, found, grid.affine)
     else:
-        write_text(options.output, f"{predict_scan(model, prepared)[-1]:.8g}\n")
+        write_text(options.output, f"{found[-1]:.8g}\n")
     print(options.output)

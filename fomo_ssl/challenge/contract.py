@@ -75,8 +75,16 @@ TASKS = {
 }
 
 
-def check_model(task: ChallengeTask, kind: str, channels: Sequence[str], classes: int, where: Path) -> None:
+def check_model(
+    task: ChallengeTask, kind: str, channels: Sequence[str], classes: int, where: Path, may_lack: bool = False
+) -> None:
     """Refuse a model that cannot answer every case of the task.
+
+    Args:
+        task: which.
+        kind, channels, classes: of the model.
+        where: the bundle.
+        may_lack: whether the model was trained to do without some of its channels.
 
     Raises:
         TaskError: another kind or number of classes, or a channel that a case may not have.
@@ -87,27 +95,30 @@ def check_model(task: ChallengeTask, kind: str, channels: Sequence[str], classes
         raise TaskError(f"a model of {classes} classes, {task.name} has 2", where=where)
     for either in task.either or ("",):
         given = {*task.sequences, either}
-        for channel in channels:
-            if not given & set(alternatives(channel, channels)):
-                has = ", ".join(name for name in (*task.sequences, either) if name)
-                way_out = f"Finetune with sequences among {', '.join(task.flags)}"
-                what = f"the model needs {channel}, a case of {task.name} may have only {has}"
-                raise TaskError(what, where=where, way_out=way_out)
+        lacking = [channel for channel in channels if not given & set(alternatives(channel, channels))]
+        if lacking and not (may_lack and len(lacking) < len(channels)):
+            has = ", ".join(name for name in (*task.sequences, either) if name)
+            what = f"the model needs {lacking[0]}, a case of {task.name} may have only {has}"
+            way_out = f"Finetune with sequences among {', '.join(task.flags)}, or with missing=zeros"
+            raise TaskError(what, where=where, way_out=way_out)
 
 
-def choose(channels: Sequence[str], given: Mapping[str, Path]) -> dict[str, Path]:
+def choose(channels: Sequence[str], given: Mapping[str, Path], may_lack: bool = False) -> dict[str, Path]:
     """The file of each channel of the model; where swi and t2s are both given, the one it was trained on first.
 
     Scans that the model does not use are left alone: the organisers give all that a case has.
 
     Raises:
-        TaskError: a channel has no file.
+        TaskError: a channel has no file, or none has where the model `may_lack` some.
     """
     chosen: dict[str, Path] = {}
     for channel in channels:
         names = alternatives(channel, channels)
         found = next((given[name] for name in names if name in given), None)
-        if found is None:
+        if found is not None:
+            chosen[channel] = found
+        elif not may_lack:
             raise TaskError(f"no --{' or --'.join(names)} given", way_out="The model needs it")
-        chosen[channel] = found
+    if not chosen:
+        raise TaskError("no scan given", way_out=f"The model wants {', '.join(channels)}")
     return chosen

@@ -18,7 +18,7 @@ _ENVIRONMENT = {
     "HF_HUB_OFFLINE": "1",
 }
 _INSTALL = "pip install --no-cache-dir -r /app/requirements.txt -c /app/constraints.txt"
-_PARTS = ("requirements.txt", "constraints.txt", "fomo_ssl", "bundle", "predict.py")
+_PARTS = ("requirements.txt", "constraints.txt", "fomo_ssl", "bundles", "predict.py")
 
 
 def predict_script(task: ChallengeTask) -> str:
@@ -34,7 +34,7 @@ from pathlib import Path
 from fomo_ssl.challenge.container import main
 
 if __name__ == "__main__":
-    main("{task.name}", Path(__file__).resolve().parent / "bundle")
+    main("{task.name}", Path(__file__).resolve().parent / "bundles")
 '''
 
 
@@ -102,7 +102,7 @@ Then the organisers' own validator (github.com/fomo25/container-validator):
 
     python main.py --task task{task.number} --container {name}.sif --data-dir DATA --output-dir OUT
 
-`bundle/` holds the weights, `fomo_ssl/` the code, `constraints.txt` the versions it was made with. Nothing is loaded
+`bundles/` holds the weights, `fomo_ssl/` the code, `constraints.txt` the versions it was made with. Nothing is loaded
 from a network when it runs. The limit is {TIME_LIMIT:g} s a case.
 """
 

@@ -79,12 +79,7 @@ def predict_session(models: Sequence[TaskModel], files: Mapping[str, Path]) -> t
     Raises:
         RejectedScan, TaskError: see `prepare`.
     """
-    prepared: dict[CanonicalSpec, Prepared] = {}
-    for model in models:
-        spec = model.spec.canonical
-        if spec not in prepared:
-            prepared[spec] = prepare(files, model.spec.sequences, spec)
-    views = [prepared[model.spec.canonical] for model in models]
+    views = _views(models, files)
     if models[0].spec.kind == "segmentation":
         return predict_mask(models, views), views[0].grid
     numbers = [predict_scan(model, view) for model, view in zip(models, views, strict=True)]
@@ -117,12 +112,34 @@ def predict_mask(models: TaskModel | Sequence[TaskModel], prepared: Prepared | S
 
 
 @torch.inference_mode()
+def likeliest_voxel(models: Sequence[TaskModel], files: Mapping[str, Path]) -> Triple:
+    """The voxel, on the grid of the session's first file, that a segmentation holds least for background."""
+    views = _views(models, files)
+    foreground = np.zeros(views[0].grid.data.shape, np.float32)
+    for model, view in zip(models, views, strict=True):
+        own = 1.0 - _dense_logits(model, view).float().softmax(dim=0)[0].cpu().numpy()
+        foreground += from_canonical(own, view.affine, view.grid, "linear", -1.0)
+    x, y, z = (int(i) for i in np.unravel_index(foreground.argmax(), foreground.shape))
+    return x, y, z
+
+
+@torch.inference_mode()
 def predict_scan(model: TaskModel, prepared: Prepared) -> np.ndarray:
     """Probabilities of the classes, or the value of a regression in the unit of its label; float64 (k,)."""
     outputs = _forward(model, _batch_of_one(model, prepared, model.spec.crop)).double().cpu()[0]
     if model.spec.kind == "classification":
         return outputs.softmax(dim=0).numpy()
     return outputs.numpy() * model.spec.target_std + model.spec.target_mean
+
+
+def _views(models: Sequence[TaskModel], files: Mapping[str, Path]) -> list[Prepared]:
+    """The session as each model wants it, read once for each form."""
+    prepared: dict[CanonicalSpec, Prepared] = {}
+    for model in models:
+        spec = model.spec.canonical
+        if spec not in prepared:
+            prepared[spec] = prepare(files, model.spec.sequences, spec)
+    return [prepared[model.spec.canonical] for model in models]
 
 
 def _dense_logits(model: TaskModel, prepared: Prepared) -> Float[Tensor, "k x y z"]:
@@ -151,12 +168,3 @@ def _batch_of_one(model: TaskModel, prepared: Prepared, size: Triple) -> Float[T
 def _forward(model: TaskModel, x: Float[Tensor, "b c x y z"]) -> Float[Tensor, "b k *space"]:
     outputs: Tensor = model(x)
     return outputs.float()
-
-
-@torch.inference_mode()
-def likeliest_voxel(model: TaskModel, prepared: Prepared) -> Triple:
-    """The voxel, on the grid of the session's first file, that is least likely to be background."""
-    background = _dense_logits(model, prepared).float().softmax(dim=0)[0].cpu().numpy()
-    on_grid = from_canonical(1.0 - background, prepared.affine, prepared.grid, "linear", -1.0)
-    x, y, z = (int(i) for i in np.unravel_index(on_grid.argmax(), on_grid.shape))
-    return x, y, z

@@ -22,7 +22,7 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model of each task with random weights."""
     root = tmp_path_factory.mktemp("bundles")
     for name, spec in SPECS.items():
-        save_model(root / name, TaskModel(create_encoder("unet_t", len(spec.sequences)), spec), {})
+        save_model(root / name / "00", TaskModel(create_encoder("unet_t", len(spec.sequences)), spec), {})
     return root
 
 

@@ -24,7 +24,7 @@ from fomo_ssl.imaging.nifti import read, write
 def contexts(bundles: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("contexts")
     for task in TASKS:
-        main(["build", "--task", task, "--bundle", str(bundles / task), "--output", str(root / task)])
+        main(["build", "--task", task, "--bundle", str(bundles / task / "00"), "--output", str(root / task)])
     return root
 
 
@@ -66,7 +66,7 @@ def test_a_built_context_conforms(
 
 def test_a_context_holds_code_weights_and_pinned_versions(contexts: Path, bundles: Path) -> None:
     context = contexts / "age"
-    assert (context / "bundle/head.safetensors").read_bytes() == (bundles / "age/head.safetensors").read_bytes()
+    assert (context / "bundles/00/head.safetensors").read_bytes() == (bundles / "age/00/head.safetensors").read_bytes()
     assert (context / "fomo_ssl/challenge/container.py").is_file()
     assert not list(context.rglob("__pycache__"))
     assert os.access(context / "predict.py", os.X_OK)
@@ -83,7 +83,7 @@ def test_a_context_holds_code_weights_and_pinned_versions(contexts: Path, bundle
 
 def test_the_same_bundle_gives_the_same_context(contexts: Path, bundles: Path) -> None:
     before = {path: path.read_bytes() for path in (contexts / "age").rglob("*") if path.is_file()}
-    main(["build", "--task", "age", "--bundle", str(bundles / "age"), "--output", str(contexts / "age")])
+    main(["build", "--task", "age", "--bundle", str(bundles / "age/00"), "--output", str(contexts / "age")])
     assert {path: path.read_bytes() for path in (contexts / "age").rglob("*") if path.is_file()} == before
 
 
@@ -214,6 +214,7 @@ def test_a_case_without_all_scans_fails_as_in_the_validator(contexts: Path, data
 
 
 MISTAKES = {
+    "bundles of two tasks": (["build", "--task", "age", "--bundle", "AGE", "INFARCT", "--output", "OUT"], "one task"),
     "no context": (["check", "DATA", "--cases", "DATA"], "no build context"),
     "no cases": (["check", "CONTEXT", "--cases", "CONTEXT"], "no cases"),
     "no bundle": (["build", "--task", "age", "--bundle", "DATA", "--output", "OUT"], "no bundle here"),
@@ -230,7 +231,8 @@ MISTAKES = {
 def test_mistakes_are_one_line_and_exit_code_2(
     name: str, contexts: Path, bundles: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    places = {"DATA": data, "CONTEXT": contexts / "age", "INFARCT": bundles / "infarct", "OUT": tmp_path / "out"}
+    places = {"DATA": data, "CONTEXT": contexts / "age", "INFARCT": bundles / "infarct/00", "OUT": tmp_path / "out"}
+    places["AGE"] = bundles / "age/00"
     arguments, message = MISTAKES[name]
     with pytest.raises(SystemExit) as stop:
         main([str(places.get(word, word)) for word in arguments])

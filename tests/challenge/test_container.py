@@ -14,6 +14,7 @@ from fomo_ssl.challenge.contract import TASKS, check_model, choose
 from fomo_ssl.core.errors import TaskError
 from fomo_ssl.downstream.inference import predict_case
 from fomo_ssl.downstream.models import TaskModel, load_model, save_model
+from fomo_ssl.encoders import create_encoder
 
 
 def scans_of(data: Path, task: str) -> dict[str, Path]:
@@ -29,7 +30,9 @@ def run(bundles: Path, task: str, output: Path, scans: dict[str, Path], *more: s
 def test_numbers_are_those_of_predict(task: str, bundles: Path, data: Path, tmp_path: Path) -> None:
     scans = scans_of(data, task)
     run(bundles, task, tmp_path / "sub_1.txt", scans)
-    assert float((tmp_path / "sub_1.txt").read_text()) == pytest.approx(predict_case(bundles / task, scans), rel=1e-6)
+    assert float((tmp_path / "sub_1.txt").read_text()) == pytest.approx(
+        predict_case(bundles / task / "00", scans), rel=1e-6
+    )
 
 
 def test_a_mask_is_that_of_predict_on_the_grid_of_the_input(bundles: Path, data: Path, tmp_path: Path) -> None:
@@ -39,7 +42,7 @@ def test_a_mask_is_that_of_predict_on_the_grid_of_the_input(bundles: Path, data:
     np.testing.assert_array_equal(got.affine, given.affine)
     assert np.issubdtype(got.get_data_dtype(), np.integer)
     # The case has t2s, the model was trained on swi.
-    expected = predict_case(bundles / "meningioma", {**scans, "swi": scans["t2s"]})
+    expected = predict_case(bundles / "meningioma/00", {**scans, "swi": scans["t2s"]})
     np.testing.assert_array_equal(np.asarray(got.dataobj), expected)
 
 
@@ -47,19 +50,47 @@ def test_an_empty_mask_becomes_the_likeliest_voxel(
     bundles: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A model that says background everywhere, here more surely than there."""
-    model = load_model(bundles / "meningioma")
+    model = load_model(bundles / "meningioma/00")
     certain = TaskModel(model.encoder, model.spec)
     last = [m for m in certain.head.modules() if isinstance(m, torch.nn.Conv3d) and m.out_channels == 2][-1]
     assert last.bias is not None
     with torch.no_grad():
         last.weight.mul_(0.01)
         last.bias.copy_(torch.tensor([9.0, -9.0]))
-    save_model(tmp_path / "meningioma", certain, {})
+    save_model(tmp_path / "meningioma/00", certain, {})
     scans = scans_of(data, "meningioma")
-    assert not np.any(predict_case(tmp_path / "meningioma", {**scans, "swi": scans["t2s"]}))
+    assert not np.any(predict_case(tmp_path / "meningioma/00", {**scans, "swi": scans["t2s"]}))
     run(tmp_path, "meningioma", tmp_path / "sub_1.nii.gz", scans)
     assert np.asarray(nib.load(tmp_path / "sub_1.nii.gz").dataobj).sum() == 1
     assert "the mask was empty" in capsys.readouterr().err
+
+
+def test_several_bundles_are_averaged(bundles: Path, data: Path, tmp_path: Path) -> None:
+    spec = load_model(bundles / "age/00").spec
+    for number, mean in ("00", 40.0), ("01", 60.0):
+        model = TaskModel(create_encoder("unet_t", 2), replace(spec, target_mean=mean), seed=int(number))
+        save_model(tmp_path / "age" / number, model, {})
+    scans = scans_of(data, "age")
+    run(tmp_path, "age", tmp_path / "sub_1.txt", scans)
+    alone = [predict_case(tmp_path / "age" / number, scans) for number in ("00", "01")]
+    assert alone[1] - alone[0] > 5
+    assert float((tmp_path / "sub_1.txt").read_text()) == pytest.approx(np.mean(alone), rel=1e-6)
+
+
+def test_a_model_trained_to_lack_sequences_does_without_one(bundles: Path, data: Path, tmp_path: Path) -> None:
+    model = load_model(bundles / "age/00")
+    spec = replace(model.spec, sequences=("t1", "flair"), missing="zeros")
+    save_model(tmp_path / "age/00", TaskModel(model.encoder, spec), {})
+    scans = scans_of(data, "age")
+    run(tmp_path, "age", tmp_path / "sub_1.txt", scans)
+    assert float((tmp_path / "sub_1.txt").read_text()) == pytest.approx(
+        predict_case(tmp_path / "age/00", {"t1": scans["t1"]}), rel=1e-6
+    )
+    with pytest.raises(TaskError, match="no scan given"):
+        choose(("t1", "flair"), {"t2": scans["t2"]}, may_lack=True)
+    check_model(TASKS["age"], "regression", ("t1", "flair"), 1, tmp_path, may_lack=True)
+    with pytest.raises(TaskError, match="needs flair"):
+        check_model(TASKS["age"], "regression", ("flair",), 1, tmp_path, may_lack=True)
 
 
 def test_scans_that_the_model_does_not_use_are_left_alone() -> None:
@@ -126,8 +157,8 @@ def test_mistakes_are_one_line_and_exit_code_2(
 def test_a_bundle_of_another_task_is_refused(
     bundles: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    model = load_model(bundles / "age")
-    save_model(tmp_path / "infarct", TaskModel(model.encoder, replace(model.spec, sequences=("flair", "adc"))), {})
+    model = load_model(bundles / "age/00")
+    save_model(tmp_path / "infarct/00", TaskModel(model.encoder, replace(model.spec, sequences=("flair", "adc"))), {})
     with pytest.raises(SystemExit):
         run(tmp_path, "infarct", tmp_path / "x.txt", scans_of(data, "infarct"))
     assert "a regression model, infarct is a classification" in capsys.readouterr().err
