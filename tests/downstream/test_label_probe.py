@@ -1,12 +1,10 @@
 import numpy as np
 import pyarrow as pa
 import pytest
-from sklearn.decomposition import PCA
 
-from fomo_ssl.core.errors import ConfigError, TaskError
+from fomo_ssl.core.errors import TaskError
 from fomo_ssl.downstream.embeddings import COLUMNS
 from fomo_ssl.downstream.label_probe import probe_label
-from fomo_ssl.report.embedding_figure import principal_components, write_figure
 
 SUBJECTS, SCANS = 30, 4
 
@@ -69,21 +67,3 @@ def test_unknown_values_and_rare_classes_are_left_out_and_said() -> None:
         probe_label(table(0.0), "sex")
     with pytest.raises(TaskError, match="no label 'path'"):
         probe_label(table(0.0), "path")
-
-
-def test_components_are_those_of_scikit_learn() -> None:
-    vectors = np.random.default_rng(2).normal(size=(40, 6)).astype(np.float32) @ np.diag([5.0, 3.0, 1, 1, 1, 1])
-    vectors[:, 2] = vectors[:, 0] + 0.1 * vectors[:, 2]
-    standard = (vectors - vectors.mean(axis=0)) / vectors.std(axis=0)
-    reference = PCA(2).fit(standard)
-    plane = principal_components(vectors)
-    np.testing.assert_allclose(np.abs(plane.points), np.abs(reference.transform(standard)), atol=1e-6)
-    assert plane.axes[0] == f"PC 1 ({reference.explained_variance_ratio_[0]:.0%})"
-
-
-def test_a_constant_embedding_and_few_scans_are_drawn_or_refused(tmp_path) -> None:  # type: ignore[no-untyped-def]
-    np.testing.assert_array_equal(principal_components(np.ones((5, 3), np.float32)).points, 0.0)
-    assert "coloured by sequence, age" in write_figure(table(1.0), tmp_path / "map.svg")
-    assert "<svg" in (tmp_path / "map.svg").read_text()
-    with pytest.raises(ConfigError, match="2 scans give no picture"):
-        write_figure(table(1.0).slice(0, 2), tmp_path / "map.png")
