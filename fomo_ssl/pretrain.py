@@ -4,6 +4,8 @@ python -m fomo_ssl.pretrain store=PATH run=PATH encoder=vit_s_p8 objective=mae b
 python -m fomo_ssl.pretrain store=PATH run=PATH --multirun +sweep=size_x_length
 """
 
+import functools
+import json
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -37,29 +39,38 @@ def main(config: dict[str, Any]) -> None:
 
     Store.open(config["store"])  # a wrong path is an error at once, before Lightning's slow import
     from fomo_ssl.report.training_page import write_training_report
+    from fomo_ssl.training.lengths import pretrain_lengths
+    from fomo_ssl.training.ranks import join_ranks
     from fomo_ssl.training.run import pretrain
 
     resume: Any = choice(config["resume"], "resume", ("auto", "never"))
     run_config = build_run_config(config)
-    objective, augment = build_objective(config, run_config.seed)
-    run = Path(config["run"] or default_run(config))
+    ranks = join_ranks(run_config.trainer)
+    run = ranks.on_first(lambda: Path(config["run"] or default_run(config)))
+    lengths = build_lengths(config["budget"])
+    recipe = {"objective": config["objective"], "augment": config["augment"]}
+    common: dict[str, Any] = {"store": Path(config["store"]), "resume": resume, "recipe": recipe}
     try:
-        result = pretrain(
-            store=Path(config["store"]),
-            run=run,
-            objective=objective,
-            augment=augment,
-            config=run_config,
-            resume=resume,
-            recipe={"objective": config["objective"], "augment": config["augment"]},
-        )
+        if lengths is None:
+            objective, augment = build_objective(config, run_config.seed)
+            results = [pretrain(run=run, objective=objective, augment=augment, config=run_config, **common)]
+        else:
+            build = functools.partial(build_objective, config, run_config.seed)
+            results = pretrain_lengths(lengths, run=run, build=build, config=run_config, **common)
     except CollapseError:
-        write_training_report(run)
+        # Only the first of several processes looks at the run's health.
+        for record in (*run.glob("run.json"), *run.glob("samples_*/run.json")):
+            write_training_report(record.parent)
         raise
-    write_training_report(run)
-    print(describe(result))
-    if config["probe"]["enabled"]:
-        probe(result, config["probe"]["task"], Path(config["store"]))
+    if not ranks.first:
+        return
+    for result in results:
+        write_training_report(result.run)
+        print(describe(result))
+        if config["probe"]["enabled"]:
+            probe(result, config["probe"]["task"], Path(config["store"]))
+    if lengths is not None:
+        summarise(run)
 
 
 def default_run(config: Mapping[str, Any]) -> str:
@@ -104,6 +115,7 @@ def build_run_config(config: Mapping[str, Any]) -> "RunConfig":
     return RunConfig(
         samples=integer(config["budget"]["samples"], "budget.samples"),
         batch_size=integer(config["batch_size"], "batch_size"),
+        accumulate=integer(config["accumulate"], "accumulate"),
         crop=triple(config["crop"], "crop"),
         seed=integer(config["seed"], "seed", 0),
         optim=build_optim(config["optim"]),
@@ -113,10 +125,25 @@ def build_run_config(config: Mapping[str, Any]) -> "RunConfig":
         checkpoint_every=integer(config["checkpoint_every"], "checkpoint_every"),
         preview_every=integer(config["preview_every"], "preview_every"),
         log_every=integer(config["log_every"], "log_every"),
+        profile=boolean(config["profile"], "profile"),
         health=build_health(config["health"]),
         trainer=dict(config["trainer"]),
         wandb=logger if logger.pop("name") == "wandb" else None,
     )
+
+
+def build_lengths(budget: Mapping[str, Any]) -> list[int] | None:
+    """Several lengths in place of one.
+
+    Raises:
+        ConfigError: neither null nor a list of whole numbers.
+    """
+    lengths = budget["lengths"]
+    if lengths is None:
+        return None
+    if not isinstance(lengths, list | tuple) or not lengths:
+        raise ConfigError(f"budget.lengths={lengths} is no list", way_out="Give budget.lengths=[1e4,1e5]")
+    return [integer(length, "budget.lengths") for length in lengths]
 
 
 def build_optim(values: Mapping[str, Any]) -> "OptimConfig":
@@ -178,15 +205,19 @@ def describe(result: "PretrainResult") -> str:
 
 
 def probe(result: "PretrainResult", task: str | None, store: Path) -> None:
-    """Measure the frozen embedding and write `probe.json` into the run directory."""
+    """Measure the frozen embedding and write `probe.json` into the run directory, unless it is there already."""
     from dataclasses import asdict
 
     from fomo_ssl.core.files import write_json
     from fomo_ssl.downstream.probe import probe_bundle
 
-    found = probe_bundle(result.bundle, None if task is None else Path(task), store)
-    write_json(result.run / "probe.json", asdict(found))
-    print(f"frozen embedding: {found.metric} {found.value:.3f} ({found.low:.3f} to {found.high:.3f})")
+    file = result.run / "probe.json"
+    found = json.loads(file.read_text()) if file.is_file() else {}
+    # The bundle of a finished run does not change; a sweep that is continued comes by here again.
+    if "task" not in found or found["task"] != task:
+        found = asdict(probe_bundle(result.bundle, None if task is None else Path(task), store)) | {"task": task}
+        write_json(file, found)
+    print(f"frozen embedding: {found['metric']} {found['value']:.3f} ({found['low']:.3f} to {found['high']:.3f})")
 
 
 if __name__ == "__main__":

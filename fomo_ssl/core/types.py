@@ -122,6 +122,25 @@ class CropBatch(_OnDevice):
     def __len__(self) -> int:
         return len(self.keys)
 
+    def parts(self, n: int) -> list["CropBatch"]:
+        """The batch in `n` batches of equally many samples, in order; tensors share memory.
+
+        Raises:
+            ValueError: `n` does not divide the number of samples.
+        """
+        if n == 1:
+            return [self]
+        if len(self) % n:
+            raise ValueError(f"{len(self)} samples do not make {n} equal parts")
+        size = len(self) // n
+        return [self.cut(slice(k * size, (k + 1) * size)) for k in range(n)]
+
+    def cut(self, some: slice) -> "CropBatch":
+        """Some of the samples; tensors share memory."""
+        by_view = {name: getattr(self, name)[:, some] for name in ("scale", "offset", "origins", "rows", "sequences")}
+        by_sample = {name: getattr(self, name)[some] for name in ("keys", "indices", "spacing", "paired")}
+        return replace(self, images=[image[some] for image in self.images], **by_view, **by_sample)
+
 
 @dataclass
 class Placement(_OnDevice):

@@ -120,17 +120,18 @@ def to_batch(
 
 
 class _Batches(Dataset[_Raw | StoreError]):
-    """Item k holds the global samples start + k * batch_size and on; the last item may be shorter."""
+    """Item k holds the `batch_size` global samples from start + k * stride on; the last item may be shorter."""
 
-    def __init__(self, store: Store, sampler: Sampler, batch_size: int, start: int, stop: int) -> None:
+    def __init__(self, store: Store, sampler: Sampler, batch_size: int, start: int, stop: int, stride: int) -> None:
         self.store, self.sampler, self.batch_size, self.start, self.stop = store, sampler, batch_size, start, stop
+        self.stride = stride
         self.ring: Ring | None = None
 
     def __len__(self) -> int:
-        return math.ceil((self.stop - self.start) / self.batch_size)
+        return math.ceil((self.stop - self.start) / self.stride)
 
     def __getitem__(self, k: int) -> _Raw | StoreError:
-        first = self.start + k * self.batch_size
+        first = self.start + k * self.stride
         samples = range(first, min(first + self.batch_size, self.stop))
         images = self.ring.views(k, len(samples)) if self.ring else self.empty(len(samples))
         raw = _Raw([], [], None if self.ring else images)
@@ -244,6 +245,7 @@ def make_loader(
     start: int,
     stop: int,
     workers: int,
+    stride: int | None = None,
     pin_memory: bool = False,
     on_unreadable: Callable[[UnreadableScan], None] | None = None,
 ) -> CropLoader:
@@ -255,6 +257,8 @@ def make_loader(
         batch_size: samples a batch; the last batch may be shorter.
         start, stop: range of global sample indices; `start` is the samples seen so far.
         workers: processes that read ahead; 0 reads in this one.
+        stride: samples from the start of a batch to that of the next, by default `batch_size`; more where other ranks
+            read those between.
         pin_memory: page-locked crops, for an asynchronous copy to a GPU.
         on_unreadable: hears of every scan that could not be read and was replaced by another draw.
 
@@ -262,7 +266,9 @@ def make_loader(
         StoreError: while iterating, where the scans of one sample cannot be read at all.
         RunError: while iterating, a worker process was killed.
     """
-    return CropLoader(_Batches(store, sampler, batch_size, start, stop), workers, pin_memory, on_unreadable)
+    return CropLoader(
+        _Batches(store, sampler, batch_size, start, stop, stride or batch_size), workers, pin_memory, on_unreadable
+    )
 
 
 def _start_worker(worker: int) -> None:

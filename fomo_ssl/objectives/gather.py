@@ -1,5 +1,7 @@
 """Collect rows of every rank, with gradients back to the rank they came from."""
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -28,13 +30,28 @@ class _Gather(torch.autograd.Function):
         return grad.chunk(dist.get_world_size())[dist.get_rank()]
 
 
+_apart = False
+
+
+@contextlib.contextmanager
+def apart() -> Iterator[None]:
+    """Let this process look at rows of its own: inside, nothing is gathered and nobody is waited for."""
+    global _apart
+    before, _apart = _apart, True
+    try:
+        yield
+    finally:
+        _apart = before
+
+
 def gather_rows(rows: Float[Tensor, "n d"]) -> tuple[Float[Tensor, "m d"], Int64[Tensor, "n"]]:
     """Rows of all ranks in rank order (m = n x ranks), and which of them are this rank's own.
 
-    Every rank must bring the same number of rows. Without an initialised process group the rows come back as they are.
+    Every rank must bring the same number of rows. Without an initialised process group, and inside `apart`, the rows
+    come back as they are.
     """
     own = torch.arange(len(rows), device=rows.device)
-    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
+    if _apart or not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
         return rows, own
     gathered: Tensor = _Gather.apply(rows)
     return gathered, dist.get_rank() * len(rows) + own

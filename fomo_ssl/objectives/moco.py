@@ -58,7 +58,7 @@ class MoCo(Objective):
         self.register_buffer("queue", torch.zeros(queue, projector_dim))
         # Rows of the queue that hold something; the oldest are at the end.
         self.register_buffer("filled", torch.zeros((), dtype=torch.int64))
-        self._new: Tensor | None = None
+        self._new: list[Tensor] = []
 
     def score(self, encoded: list[Encoded], views: Views, step: int) -> ObjectiveOutput:
         """Both directions between the first two views."""
@@ -75,7 +75,8 @@ class MoCo(Objective):
             # Scaled by 2 t, as MoCo v3 does, so that the temperature does not change the size of the gradient.
             losses.append(F.cross_entropy(logits, target) * 2.0 * self.temperature)
             found.append((logits.detach().argmax(1) == target).float().mean())
-        self._new = torch.cat([gather_rows(key)[0] for key in keys])
+        if torch.is_grad_enabled():  # a step, maybe one of its micro-batches, and not somebody's look at held-out scans
+            self._new += [gather_rows(key)[0] for key in keys]
         loss = torch.stack(losses).mean()
         return ObjectiveOutput(
             loss=loss,
@@ -90,11 +91,11 @@ class MoCo(Objective):
     def after_step(self, step: int) -> None:
         """Move the teacher, and put its newest projections in front of the queue."""
         super().after_step(step)
-        if self._new is not None:
-            size = len(self.queue)
-            self.queue.copy_(torch.cat((self._new, self.queue))[:size])
-            self.filled.add_(len(self._new)).clamp_(max=size)
-            self._new = None
+        if self._new:
+            size, new = len(self.queue), torch.cat(self._new)
+            self.queue.copy_(torch.cat((new, self.queue))[:size])
+            self.filled.add_(len(new)).clamp_(max=size)
+            self._new = []
 
     @torch.no_grad()
     def _project(self, taught: Encoded | None) -> Float[Tensor, "b d"]:

@@ -91,7 +91,7 @@ class SelfDistillation(Objective):
         self.slow_heads = self.slow_head(self.heads)
         self.register_buffer("center", torch.zeros(prototypes))
         self.register_buffer("patch_center", torch.zeros(prototypes))
-        self._new: tuple[Tensor, Tensor] | None = None
+        self._new: list[tuple[Tensor, Tensor]] = []
 
     def inputs(self, views: Views, step: int) -> list[Float[Tensor, "b c x y z"]]:
         """The views with hidden cubes set to a learned value."""
@@ -104,6 +104,8 @@ class SelfDistillation(Objective):
     def score(self, encoded: list[Encoded], views: Views, step: int) -> ObjectiveOutput:
         """The three terms over the first two views."""
         outputs, patches = self._teach(encoded)
+        if torch.is_grad_enabled():  # a step, maybe one of its micro-batches, and not somebody's look at held-out scans
+            self._note(outputs, patches)
         said = [self.heads["scan"](one.embedding) / self.student_temperature for one in encoded[:2]]
         taught = [self._sharpen(output, self.center) for output in outputs]
         dino = torch.stack([cross_entropy(said[1 - v], taught[v]).mean() for v in (0, 1)]).mean()
@@ -128,10 +130,10 @@ class SelfDistillation(Objective):
     def after_step(self, step: int) -> None:
         """Move the teacher and the centres."""
         super().after_step(step)
-        if self._new is not None:
-            for center, new in zip((self.center, self.patch_center), self._new, strict=True):
-                center.lerp_(new, 1.0 - self.center_momentum)
-            self._new = None
+        if self._new:
+            for center, new in zip((self.center, self.patch_center), zip(*self._new, strict=True), strict=True):
+                center.lerp_(torch.stack(new).mean(0), 1.0 - self.center_momentum)
+            self._new = []
 
     @torch.no_grad()
     def _teach(self, encoded: list[Encoded]) -> tuple[list[Tensor], list[Tensor]]:
@@ -143,9 +145,13 @@ class SelfDistillation(Objective):
             outputs.append(heads["scan"](one.taught.embedding))
             places = one.taught.features[-1].flatten(2).transpose(1, 2)
             patches.append(heads["patch"](places.flatten(0, 1)).unflatten(0, places.shape[:2]))
-        means = (torch.cat(outputs), torch.cat(patches).flatten(0, 1))
-        self._new = (gather_rows(means[0])[0].mean(0), gather_rows(means[1])[0].mean(0))
         return outputs, patches
+
+    @torch.no_grad()
+    def _note(self, outputs: list[Tensor], patches: list[Tensor]) -> None:
+        """Keep what the centres move to at the end of the step."""
+        means = (torch.cat(outputs), torch.cat(patches).flatten(0, 1))
+        self._new.append((gather_rows(means[0])[0].mean(0), gather_rows(means[1])[0].mean(0)))
 
     def _sharpen(self, output: Float[Tensor, "... k"], center: Float[Tensor, "k"]) -> Float[Tensor, "... k"]:
         return ((output - center) / self.teacher_temperature).softmax(-1)

@@ -93,6 +93,8 @@ def _sections(rows: Sequence[Mapping[str, float]], record: Mapping[str, Any]) ->
         add("Spread", title, unit, {"": metric}, limits.get(limit))
     add("Pace", "Samples a second", "samples/s", {"": "samples_per_second"})
     add("Pace", "Share of time without data", "share", {"": "data_wait"})
+    add("Pace", "Largest memory so far", "GiB", {"": "memory_gib"})
+    add("Pace", "Share of the device's peak (MFU)", "share", {"": "mfu"})
     return {heading: figures for heading, figures in sections.items() if figures}
 
 

@@ -1,6 +1,6 @@
 """The Lightning module: augment on the device, ask the objective, step; the objective owns the maths."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import lightning as L
@@ -13,6 +13,7 @@ from fomo_ssl.core.types import CropBatch, Views
 from fomo_ssl.objectives.base import Objective
 from fomo_ssl.training.checkpoint import random_state, set_random_state
 from fomo_ssl.training.optim import OptimConfig, build_optimizer
+from fomo_ssl.training.ranks import ALONE, Ranks
 
 
 class PretrainModule(L.LightningModule):
@@ -24,10 +25,12 @@ class PretrainModule(L.LightningModule):
         optim: optimizer and schedule.
         steps: length of the run.
         name_scans: names a batch's scans, for errors.
+        accumulate: micro-batches whose gradients are averaged into one step; a batch is split into as many.
+        ranks: the processes that train together.
 
     Attributes:
         samples_seen: samples whose gradients have moved the weights.
-        metrics: detached scalars of the last step.
+        metrics: detached scalars of the last step, means over the ranks.
     """
 
     def __init__(
@@ -37,30 +40,40 @@ class PretrainModule(L.LightningModule):
         optim: OptimConfig,
         steps: int,
         name_scans: Callable[[CropBatch], str],
+        accumulate: int = 1,
+        ranks: Ranks = ALONE,
     ) -> None:
         super().__init__()
         self.objective, self.augment, self.optim, self.steps = objective, augment, optim, steps
-        self.name_scans = name_scans
+        self.name_scans, self.accumulate, self.ranks = name_scans, accumulate, ranks
         self.samples_seen = 0
         self.metrics: dict[str, Tensor] = {}
         self._batch: CropBatch | None = None
         self._restored_random_state: dict[str, Any] | None = None
 
     def training_step(self, batch: CropBatch, batch_idx: int) -> Float[Tensor, ""]:
-        """The loss of one batch.
+        """The loss of one batch: its last micro-batch's share, because the others go backward here.
 
         Raises:
-            NonFiniteLossError: naming the batch's scans.
+            NonFiniteLossError: naming the scans of the micro-batch.
         """
+        self.objective.zero_grad()
+        parts = batch.parts(self.accumulate)
+        measured: list[dict[str, Tensor]] = []
+        for part in parts:
+            self._batch = part
+            output = self.objective(self.augment(part), self.global_step)
+            self._check(output.loss.detach(), "loss")
+            measured.append({k: v.detach() for k, v in ({"loss": output.loss} | output.terms | output.health).items()})
+            loss: Tensor = output.loss / len(parts)
+            if part is not parts[-1]:
+                self.trainer.strategy.backward(loss, None)
         self._batch = batch
-        output = self.objective(self.augment(batch), self.global_step)
-        self._check(output.loss.detach(), "loss")
-        self.metrics = {
-            "loss": output.loss.detach(),
-            **{name: value.detach() for name, value in (output.terms | output.health).items()},
-        }
-        loss: Tensor = output.loss
+        self.metrics = self.ranks.means(measured[0] if len(measured) == 1 else _means(measured))
         return loss
+
+    def optimizer_zero_grad(self, *_: Any, **__: Any) -> None:
+        """Nothing: Lightning would call it when all micro-batches but the last have left their gradients."""
 
     def configure_gradient_clipping(self, optimizer: Any, *_: Any, **__: Any) -> None:
         """Clip by the norm over all parameters, which is logged and must be finite before it moves the weights."""
@@ -75,7 +88,7 @@ class PretrainModule(L.LightningModule):
         super().optimizer_step(*args, **kwargs)
         assert self._batch is not None
         self.objective.after_step(self.global_step)
-        self.samples_seen += len(self._batch)
+        self.samples_seen += len(self._batch) * self.ranks.world
 
     def configure_optimizers(self) -> Any:
         encoder = self.objective.encoder
@@ -85,11 +98,14 @@ class PretrainModule(L.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["fomo_ssl"] = {"samples_seen": self.samples_seen, "random": random_state()}
+        states = self.ranks.collect(random_state())
+        checkpoint["fomo_ssl"] = {"samples_seen": self.samples_seen, "random": states}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.samples_seen = checkpoint["fomo_ssl"]["samples_seen"]
-        self._restored_random_state = checkpoint["fomo_ssl"]["random"]
+        states = checkpoint["fomo_ssl"]["random"]
+        # With another number of ranks than before, a new one keeps the state that it was seeded with.
+        self._restored_random_state = states[self.ranks.rank] if self.ranks.rank < len(states) else None
 
     def on_train_start(self) -> None:
         # Last of all, because setting up a run draws numbers too.
@@ -104,3 +120,7 @@ class PretrainModule(L.LightningModule):
                 f"the {what} is {float(value)} after {self.samples_seen} samples, on {self.name_scans(self._batch)}",
                 way_out="Lower optim.lr, or look at these scans and remove them from the source",
             )
+
+
+def _means(measured: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    return {name: torch.stack([one[name] for one in measured]).mean(0) for name in measured[0]}

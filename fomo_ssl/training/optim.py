@@ -44,10 +44,15 @@ def rate_factor(step: int, steps: int, optim: OptimConfig) -> float:
     if step < warmup:
         return (step + 1) / warmup
     if optim.schedule == "constant":
-        left = (steps - step) / max(1, round(optim.tail * steps))
+        left = (steps - step) / tail_steps(steps, optim)
         return optim.final + (1.0 - optim.final) * min(1.0, max(0.0, left))
     done = min(1.0, (step - warmup) / max(1, steps - warmup))
     return optim.final + (1.0 - optim.final) * 0.5 * (1.0 + math.cos(math.pi * done))
+
+
+def tail_steps(steps: int, optim: OptimConfig) -> int:
+    """Steps over which a `constant` rate falls at the end."""
+    return max(1, round(optim.tail * steps))
 
 
 def parameter_groups(module: nn.Module, no_decay: Iterable[nn.Parameter], weight_decay: float) -> list[dict[str, Any]]:

@@ -39,7 +39,7 @@ def claim(run: Path, recipe: Mapping[str, Any], resume: Resume) -> dict[str, Any
         RunError: the folder holds another run or no run at all, or holds one and `resume` is `never`.
     """
     run.mkdir(parents=True, exist_ok=True)
-    for folder in (run, run / "checkpoints"):
+    for folder in (run, run / "checkpoints", run / "branch_points"):
         remove_strays(folder)
     if not any(run.iterdir()):
         return None

@@ -15,6 +15,7 @@ from fomo_ssl.corpus.store import Store
 from fomo_ssl.data.index import ScanIndex, Split, excluded_scans, sampling_weights, select_sequences, split_by_subject
 from fomo_ssl.data.loader import UnreadableScan, make_loader, preview_batch
 from fomo_ssl.data.sampling import Sampler
+from fomo_ssl.training.ranks import ALONE, Ranks
 
 PREVIEW_CROPS = 8
 
@@ -79,18 +80,24 @@ class CropSource:
         return cls(store, index, split, sampler, data.workers, seed, excluded)
 
     def stream(
-        self, batch_size: int, steps: int, start: int, on_unreadable: Callable[[UnreadableScan], None]
+        self,
+        batch_size: int,
+        steps: int,
+        start: int,
+        on_unreadable: Callable[[UnreadableScan], None],
+        ranks: Ranks = ALONE,
     ) -> "SampleStream":
-        """Global samples `start` .. `steps * batch_size` - 1 in batches."""
+        """Global samples `start` .. `steps * batch_size` - 1 in batches, of which each rank reads its own part."""
+        own = batch_size // ranks.world
 
         def batches(first: int) -> Iterable[CropBatch]:
-            stop = steps * batch_size
             return make_loader(
                 self.store,
                 self.sampler,
-                batch_size=batch_size,
-                start=first,
-                stop=stop,
+                batch_size=own,
+                start=first + ranks.rank * own,
+                stop=steps * batch_size,
+                stride=batch_size,
                 workers=self.workers,
                 pin_memory=torch.cuda.is_available(),
                 on_unreadable=on_unreadable,

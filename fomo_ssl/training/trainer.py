@@ -11,18 +11,17 @@ from typing import Any
 
 import lightning as L
 import torch
-from lightning.fabric.plugins.environments.lightning import LightningEnvironment
+from lightning.fabric.plugins.environments import ClusterEnvironment, LightningEnvironment
 from lightning.pytorch.loggers import Logger
 
 from fomo_ssl.core.errors import ConfigError
 from fomo_ssl.training.checkpoint import AtomicCheckpointIO
+from fomo_ssl.training.ranks import STRATEGY, Ranks, cluster_environment
 
 # What a run sets itself, because its promises depend on it.
 _OURS = {
     "max_steps",
     "max_epochs",
-    "devices",
-    "num_nodes",
     "precision",
     "logger",
     "log_every_n_steps",
@@ -45,7 +44,7 @@ def check_options(options: Mapping[str, Any]) -> dict[str, Any]:
             near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
             hint = f"Did you mean {', '.join(near)}?" if near else "See the arguments of Lightning's Trainer"
             raise ConfigError(f"trainer.{name} cannot be set", way_out=hint)
-    return dict(options)
+    return {name: value for name, value in options.items() if value is not None}
 
 
 def choose_precision(precision: str, accelerator: str) -> str:
@@ -65,18 +64,28 @@ def build_trainer(
     loggers: Sequence[Logger],
     callbacks: Sequence[L.Callback],
     options: Mapping[str, Any],
+    ranks: Ranks | None = None,
 ) -> L.Trainer:
-    """A Trainer that makes one pass of `steps` steps on one device."""
+    """A Trainer that makes one pass of `steps` steps.
+
+    Args:
+        ranks: the processes of `join_ranks`; None is this process alone, however it was started.
+    """
+    # The plain environment for one process, because under SLURM Lightning would save from inside a signal handler.
+    environment: ClusterEnvironment = LightningEnvironment()
+    place: dict[str, Any] = {"devices": 1}
+    if ranks is not None and ranks.world > 1:
+        environment = cluster_environment()
+        place = {"devices": ranks.world // ranks.nodes, "num_nodes": ranks.nodes, "strategy": STRATEGY}
     try:
         return L.Trainer(
             **{
                 "max_steps": steps,
-                "devices": 1,
+                **place,
                 "precision": precision,
                 "logger": list(loggers),
                 "callbacks": list(callbacks),
-                # The plain environment, because under SLURM Lightning would save from inside a signal handler.
-                "plugins": [AtomicCheckpointIO(), LightningEnvironment()],
+                "plugins": [AtomicCheckpointIO(), environment],
                 "log_every_n_steps": 1,  # the recorder decides; a larger value only warns about short runs
                 "default_root_dir": run,
                 "enable_checkpointing": False,
@@ -84,7 +93,7 @@ def build_trainer(
                 "enable_model_summary": False,
                 "num_sanity_val_steps": 0,
                 "use_distributed_sampler": False,
-                **options,
+                **{name: value for name, value in options.items() if value is not None},
             }
         )
     except (ValueError, TypeError, RuntimeError) as error:

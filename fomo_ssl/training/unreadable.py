@@ -9,7 +9,10 @@ from fomo_ssl.core.errors import StoreError
 from fomo_ssl.core.files import write_text
 from fomo_ssl.data.loader import UnreadableScan
 
-FILE = "unreadable.csv"
+
+def file_of(rank: int) -> str:
+    """`unreadable.csv`, or a file of its own for each further process of a run."""
+    return f"unreadable_{rank}.csv" if rank else "unreadable.csv"
 
 
 class UnreadableScans:
@@ -20,10 +23,11 @@ class UnreadableScans:
     Args:
         run: run directory; `unreadable.csv` in it names the scans: file, the first sample that asked for it, error.
         limit: number of different scans beyond which the run stops: then the store is at fault, not a scan.
+        rank: of the process; each counts and writes what it met itself.
     """
 
-    def __init__(self, run: Path, limit: int) -> None:
-        self.file, self.limit = run / FILE, limit
+    def __init__(self, run: Path, limit: int, rank: int = 0) -> None:
+        self.file, self.limit = run / file_of(rank), limit
         self._rows: dict[str, tuple[int, str]] = {}
         if self.file.is_file():
             with self.file.open(newline="") as lines:

@@ -98,7 +98,7 @@ def undisturbed(store: Path, tmp_path_factory: pytest.TempPathFactory) -> Callab
 
 def without_clocks(run: Path) -> list[dict[str, float]]:
     return [
-        {name: value for name, value in row.items() if name not in ("samples_per_second", "data_wait")}
+        {name: value for name, value in row.items() if name not in ("samples_per_second", "data_wait", "memory_gib")}
         for row in read_metrics(run / "metrics.csv")
     ]
 

@@ -62,7 +62,7 @@ def test_the_log(finished: PretrainResult) -> None:
     assert [row["samples"] for row in rows if "loss" in row] == [8, 16, 24]
     assert [row["samples"] for row in rows if "held_out/loss" in row] == [12, 24]
     assert [row["samples"] for row in rows if "health/rankme" in row] == [0, 12, 24]
-    assert {"lr", "grad_norm", "samples_per_second", "data_wait", "mae/loss"} <= set(rows[1])
+    assert {"lr", "grad_norm", "samples_per_second", "data_wait", "memory_gib", "mae/loss"} <= set(rows[1])
     assert all(np.isfinite(value) for row in rows for value in row.values())
 
 

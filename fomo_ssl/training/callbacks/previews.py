@@ -9,6 +9,7 @@ import torch
 
 from fomo_ssl.core.types import CropBatch, Views
 from fomo_ssl.objectives.base import Preview
+from fomo_ssl.objectives.gather import apart
 from fomo_ssl.training.compiling import as_compiled
 from fomo_ssl.training.module import PretrainModule
 from fomo_ssl.training.pictures import grey_window, middle_slices, save_picture
@@ -54,6 +55,7 @@ class Previews(L.Callback):
             own_random_states,
             torch.no_grad(),
             as_compiled(module.objective),
+            apart(),
             trainer.precision_plugin.forward_context(),
         ):
             loss = float(module.objective(views, trainer.global_step).loss)

@@ -16,7 +16,7 @@ LINES = 10
 
 
 class ProgressBar(L.Callback):
-    """Samples, loss, samples/s, data-wait share, one number of the last look at the embeddings, and time left."""
+    """Samples, loss, pace, data-wait share, memory, MFU where it is known, one number of the last look, time left."""
 
     def __init__(
         self, recorder: Recorder, samples: int, health: Health | None = None, console: Console | None = None
@@ -64,4 +64,8 @@ class ProgressBar(L.Callback):
             return ""
         speed, wait = latest["samples_per_second"], latest["data_wait"]
         numbers = f"loss {latest['loss']:.4f}  {speed:.1f} samples/s  {wait:.0%} waiting for data"
+        if "memory_gib" in latest:
+            numbers += f"  {latest['memory_gib']:.1f} GiB"
+        if "mfu" in latest:
+            numbers += f"  {latest['mfu']:.0%} MFU"
         return f"{numbers}  {self.health.headline}" if self.health and self.health.headline else numbers

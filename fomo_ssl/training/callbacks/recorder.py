@@ -1,7 +1,7 @@
 """Means of what the module measured over a few steps, to every logger, by samples seen."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import lightning as L
@@ -19,6 +19,7 @@ class Recorder(L.Callback):
     Args:
         every: steps in a mean.
         waited: gives the seconds waited for data so far.
+        cost: gives further numbers about the machine at a pace in samples/s.
 
     Attributes:
         latest: the last means sent, among them `samples_per_second` and `data_wait`, the share of time without a
@@ -26,12 +27,14 @@ class Recorder(L.Callback):
         samples_per_second: of the whole process, its first step (which warms up) left out.
     """
 
-    def __init__(self, every: int, waited: Callable[[], float]) -> None:
-        self.every, self.waited = every, waited
+    def __init__(
+        self, every: int, waited: Callable[[], float], cost: Callable[[float], Mapping[str, float]] | None = None
+    ) -> None:
+        self.every, self.waited, self.cost = every, waited, cost
         self.latest: dict[str, float] = {}
         self._sums: dict[str, Tensor] = {}
         self._steps = 0
-        self._since, self._waited_before, self._samples = time.perf_counter(), 0.0, 0
+        self._since, self._waited_before, self._seen_before = time.perf_counter(), 0.0, 0
         self._first_end: tuple[float, int] | None = None
         self._last_end: tuple[float, int] | None = None
 
@@ -42,7 +45,8 @@ class Recorder(L.Callback):
         return (self._last_end[1] - self._first_end[1]) / (self._last_end[0] - self._first_end[0])
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._reset_clock()
+        assert isinstance(pl_module, PretrainModule)
+        self._reset_clock(pl_module.samples_seen)
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: CropBatch, batch_idx: int
@@ -51,7 +55,6 @@ class Recorder(L.Callback):
         for name, value in pl_module.metrics.items():
             self._sums[name] = value + self._sums[name].to(value.device) if name in self._sums else value
         self._steps += 1
-        self._samples += len(batch)
         now = time.perf_counter()
         self._first_end = self._first_end or (now, pl_module.samples_seen)
         self._last_end = (now, pl_module.samples_seen)
@@ -67,13 +70,15 @@ class Recorder(L.Callback):
     def _send(self, trainer: L.Trainer, samples_seen: int) -> None:
         means = {name: float(value) / self._steps for name, value in self._sums.items()}
         elapsed = max(time.perf_counter() - self._since, 1e-9)
-        means["samples_per_second"] = self._samples / elapsed
+        means["samples_per_second"] = (samples_seen - self._seen_before) / elapsed
         means["data_wait"] = (self.waited() - self._waited_before) / elapsed
+        if self.cost is not None:
+            means |= self.cost(means["samples_per_second"])
         self.latest = means
         for logger in trainer.loggers:
             logger.log_metrics(means, step=samples_seen)
         self._sums, self._steps = {}, 0
-        self._reset_clock()
+        self._reset_clock(samples_seen)
 
-    def _reset_clock(self) -> None:
-        self._since, self._waited_before, self._samples = time.perf_counter(), self.waited(), 0
+    def _reset_clock(self, samples_seen: int) -> None:
+        self._since, self._waited_before, self._seen_before = time.perf_counter(), self.waited(), samples_seen

@@ -2,6 +2,7 @@
 
 import signal
 import threading
+from collections.abc import Collection
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -13,18 +14,28 @@ from fomo_ssl.training.checkpoint import checkpoint_path, keep_newest
 from fomo_ssl.training.module import PretrainModule
 
 
+def branch_point(run: Path, samples_seen: int) -> Path:
+    """Where a run keeps a state for shorter runs to begin their tail at."""
+    return checkpoint_path(run / "branch_points", samples_seen)
+
+
 class Saving(L.Callback):
     """Writes whole checkpoints into `folder`.
 
     A first SIGINT or SIGTERM lets the batch end, saves and stops the run; a second SIGINT interrupts at once. Saving
-    inside the handler would catch the weights in the middle of a step.
+    inside the handler would catch the weights in the middle of a step. Of several processes, the first one writes.
+
+    Args:
+        folder: of the checkpoints.
+        every_samples: distance.
+        keep_at: samples seen at which a state is written beside, and kept.
 
     Attributes:
         stopped_by: the signal that ended the run, or None.
     """
 
-    def __init__(self, folder: Path, every_samples: int) -> None:
-        self.folder, self.every_samples = folder, every_samples
+    def __init__(self, folder: Path, every_samples: int, keep_at: Collection[int] = ()) -> None:
+        self.folder, self.every_samples, self.keep_at = folder, every_samples, keep_at
         self.stopped_by: signal.Signals | None = None
         self._saved_at = 0
         self._handlers: dict[signal.Signals, Any] = {}
@@ -42,14 +53,20 @@ class Saving(L.Callback):
     ) -> None:
         assert isinstance(pl_module, PretrainModule)
         seen = pl_module.samples_seen
-        if self.stopped_by is not None:
-            trainer.should_stop = True
+        # A signal may reach one process before the others, and only the first one looks at the run's health.
+        number, stop = pl_module.ranks.largest([self.stopped_by or 0, int(trainer.should_stop)], pl_module.device)
+        self.stopped_by = signal.Signals(number) if number else None
+        trainer.should_stop = bool(stop) or self.stopped_by is not None
         ends = trainer.should_stop or trainer.global_step >= pl_module.steps
         # By multiples and not by distance, so that a resumed run saves where an undisturbed one does.
         due = seen // self.every_samples > self._saved_at // self.every_samples
+        # Before the checkpoint that a resumed run would start from: past that, nobody comes by here again.
+        if seen in self.keep_at:
+            trainer.save_checkpoint(branch_point(self.folder.parent, seen))
         if due or ends:
             trainer.save_checkpoint(checkpoint_path(self.folder, seen))
-            keep_newest(self.folder)
+            if pl_module.ranks.first:
+                keep_newest(self.folder)
             self._saved_at = seen
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:

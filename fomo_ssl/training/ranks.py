@@ -1,0 +1,163 @@
+"""Processes that train one model together: which one this is, what only the first does, and what all agree on.
+
+The processes are started from outside, by torchrun or by `srun`; a process started alone is the first of one.
+"""
+
+import atexit
+import datetime
+import io
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from lightning.fabric.plugins.environments import (
+    ClusterEnvironment,
+    LightningEnvironment,
+    SLURMEnvironment,
+    TorchElasticEnvironment,
+)
+from torch import Tensor
+
+from fomo_ssl.core.errors import ConfigError
+
+_T = TypeVar("_T")
+
+# Others wait this long for a process that looks at held-out scans or draws pictures.
+_PATIENCE = datetime.timedelta(hours=1)
+
+STRATEGY = "ddp"
+"""Data parallelism; every parameter of an objective has a gradient in every step, which the contract tests check."""
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """The place of this process among those of a run.
+
+    Attributes:
+        rank, world: its number from 0 on, and how many there are.
+        nodes: machines.
+    """
+
+    rank: int = 0
+    world: int = 1
+    nodes: int = 1
+
+    @property
+    def first(self) -> bool:
+        return self.rank == 0
+
+    def on_first(self, work: Callable[[], _T]) -> _T:
+        """What the first process makes of `work`, in every process; the others end where it fails.
+
+        Raises:
+            SystemExit: in the others, with 2: the first one says what is wrong.
+        """
+        if self.world == 1:
+            return work()
+        found: list[Any] = [None, False]
+        failure: BaseException | None = None
+        if self.first:
+            try:
+                found = [work(), True]
+            except BaseException as error:
+                failure = error
+        dist.broadcast_object_list(found)
+        if failure is not None:
+            raise failure
+        if not found[1]:
+            raise SystemExit(2)
+        result: _T = found[0]
+        return result
+
+    def means(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Means of scalars over all processes, in one exchange; the values themselves where there is one process."""
+        if self.world == 1:
+            return dict(values)
+        together = torch.stack([value.float() for value in values.values()])
+        dist.all_reduce(together)
+        return dict(zip(values, together / self.world, strict=True))
+
+    def largest(self, values: Sequence[int], device: torch.device) -> list[int]:
+        """The largest of each of a few numbers over all processes."""
+        if self.world == 1:
+            return list(values)
+        together = torch.tensor(values, device=device)
+        dist.all_reduce(together, dist.ReduceOp.MAX)
+        return [int(value) for value in together]
+
+    def collect(self, value: Any) -> list[Any]:
+        """Everybody's plain values and tensors, by rank."""
+        if self.world == 1:
+            return [value]
+        # As a file that loads without unpickling code; the exchange's own pickling refuses tensors.
+        own = io.BytesIO()
+        torch.save(value, own)
+        found: list[Any] = [None] * self.world
+        dist.all_gather_object(found, own.getvalue())
+        return [torch.load(io.BytesIO(data), weights_only=True) for data in found]
+
+
+ALONE = Ranks()
+
+
+def cluster_environment() -> ClusterEnvironment:
+    """How this process was started, in Lightning's words."""
+    if TorchElasticEnvironment.detect():
+        return TorchElasticEnvironment()
+    if SLURMEnvironment.detect() and int(os.environ["SLURM_NTASKS"]) > 1:
+        # Requeueing is the launcher's: Lightning would save from inside a signal handler.
+        return SLURMEnvironment(auto_requeue=False)
+    return LightningEnvironment()
+
+
+def join_ranks(options: Mapping[str, Any]) -> Ranks:
+    """Meet the other processes of this run; the first call of a process does, later ones know already.
+
+    Args:
+        options: the trainer's; `devices` a node and `num_nodes` must fit what was started, where they are given.
+
+    Raises:
+        ConfigError: more or fewer processes were started than devices are asked for.
+    """
+    environment = cluster_environment()
+    world = environment.world_size()
+    nodes = int(options.get("num_nodes") or _nodes(world))
+    devices = options.get("devices") or world // nodes
+    wanted = nodes * (len(devices) if isinstance(devices, list | tuple) else _number(devices))
+    if wanted != world:
+        way_out = (
+            f"Start with torchrun --nproc-per-node={wanted // nodes} -m fomo_ssl.pretrain ..., one process a device"
+        )
+        raise ConfigError(
+            f"trainer.devices asks for {wanted} devices, but {world} processes were started", way_out=way_out
+        )
+    if world == 1:
+        return ALONE
+    if not dist.is_initialized():
+        uses_gpu = options.get("accelerator", "auto") in ("auto", "gpu", "cuda") and torch.cuda.is_available()
+        os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"] = environment.main_address, str(environment.main_port)
+        if uses_gpu:
+            torch.cuda.set_device(environment.local_rank())
+        backend, rank = "nccl" if uses_gpu else "gloo", environment.global_rank()
+        dist.init_process_group(backend, rank=rank, world_size=world, timeout=_PATIENCE)
+        atexit.register(_leave)
+    return Ranks(environment.global_rank(), world, nodes)
+
+
+def _nodes(world: int) -> int:
+    local = os.environ.get("LOCAL_WORLD_SIZE")
+    return world // int(local) if local else int(os.environ.get("SLURM_NNODES", 1)) if world > 1 else 1
+
+
+def _number(devices: Any) -> int:
+    if isinstance(devices, int) and not isinstance(devices, bool) and devices > 0:
+        return devices
+    raise ConfigError(f"trainer.devices={devices} is neither a number nor a list", way_out="Give trainer.devices=2")
+
+
+def _leave() -> None:
+    if dist.is_initialized():
+        dist.destroy_process_group()

@@ -1,0 +1,90 @@
+"""Two processes with half the batch each train as one process with the whole batch, and can be continued."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from test_accumulation import assert_same_run
+from training_runs import file_digests
+
+from fomo_ssl.core.errors import ConfigError
+from fomo_ssl.training.ranks import ALONE, join_ranks
+from fomo_ssl.training.reading import read_record
+
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+SMALL = ["encoder=resenc_t", "+encoder.channels=[4,8]", "+encoder.blocks=[1,1]", "crop=16", "batch_size=4",
+         "budget.samples=24", "data.workers=0", "data.held_out=1", "trainer=cpu", "log_every=1", "checkpoint_every=8",
+         "preview_every=12", "health.every=12", "health.crops=2", "resume=auto"]  # fmt: skip
+
+
+def start(ranks: int, store: Path, run: Path, *arguments: str) -> "subprocess.Popen[str]":
+    command = [sys.executable] if ranks == 1 else [*TORCHRUN, f"--nproc-per-node={ranks}"]
+    full = [*command, "-m", "fomo_ssl.pretrain", f"store={store}", f"run={run}", *SMALL, *arguments]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(full, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def finish(ranks: int, store: Path, run: Path, *arguments: str) -> str:
+    process = start(ranks, store, run, *arguments)
+    output, errors = process.communicate()
+    assert process.returncode == 0, errors
+    return output
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["objective=mae", "objective.loss_mask=false"],
+        ["objective=contrastive"],
+        ["objective=moco", "objective.queue=12"],
+        ["objective=mae", "objective.loss_mask=false", "accumulate=2"],
+    ],
+    ids=["mae", "contrastive", "moco", "mae_accumulated"],
+)
+def test_two_ranks_train_as_one_process_and_resume(store: Path, tmp_path: Path, arguments: list[str]) -> None:
+    """Contrast gathers its negatives; the queue of moco holds other rows of the batch first, so one step of it."""
+    if "objective=moco" in arguments:
+        arguments = [*arguments, "budget.samples=4"]
+    alone, together = tmp_path / "alone", tmp_path / "together"
+    finish(1, store, alone, *arguments)
+    output = finish(2, store, together, *arguments)
+    assert output.count("samples at") == 1, "only the first process speaks"
+    assert read_record(together)["circumstances"]["ranks"] == 2
+    assert_same_run(alone, together)
+    names = {str(file.relative_to(run)) for run in (alone, together) for file in run.rglob("*.png")}
+    assert names == {str(file.relative_to(alone)) for file in alone.rglob("*.png")}
+
+    # From its last checkpoint but one: the same bytes again.
+    before = file_digests(together / "bundle")
+    max((together / "checkpoints").iterdir()).unlink()
+    record = together / "run.json"
+    record.write_text(record.read_text().replace('"finished"', '"running"'))
+    finish(2, store, together, *arguments)
+    assert file_digests(together / "bundle") == before
+
+
+@pytest.mark.slow
+def test_a_collapse_and_a_signal_end_all_ranks(store: Path, tmp_path: Path) -> None:
+    process = start(2, store, tmp_path / "run", "health.min_spread=100", "health.warmup=0", "health.looks=1")
+    errors = process.communicate()[1]
+    assert process.returncode != 0
+    assert errors.count("fomo_ssl: collapsed after") == 1
+    assert read_record(tmp_path / "run")["status"] == "collapsed"
+    assert len(list((tmp_path / "run" / "checkpoints").glob("*.ckpt"))) == 1
+
+
+def test_more_devices_than_processes_is_one_line() -> None:
+    with pytest.raises(ConfigError, match=r"asks for 2 devices.*torchrun --nproc-per-node=2"):
+        join_ranks({"accelerator": "cpu", "devices": 2})
+    with pytest.raises(ConfigError, match="neither a number nor a list"):
+        join_ranks({"devices": "auto"})
+
+
+def test_a_process_started_alone_is_the_first_of_one() -> None:
+    assert join_ranks({"accelerator": "cpu", "devices": [0]}) == ALONE
+    assert ALONE.first
+    assert ALONE.on_first(lambda: 3) == 3
+    assert ALONE.collect("a") == ["a"]
