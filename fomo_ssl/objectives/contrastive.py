@@ -1,7 +1,8 @@
 """Contrast: two views of one scan, or two sequences of one session, recognise each other in the batch (NT-Xent).
 
-Chen et al. 2020 (SimCLR, arXiv 2002.05709). Negatives are all other views of the batch, on every rank. Views carry no
-subject, so two scans of one subject that meet in a batch count as negatives; a random order makes that rare.
+Chen et al. 2020 (SimCLR, arXiv 2002.05709). Negatives are all other views of the batch (of the micro-batch, where
+gradients are accumulated), on every rank. Views carry no subject, so two scans of one subject that meet in a batch
+count as negatives; a random order makes that rare.
 """
 
 import torch

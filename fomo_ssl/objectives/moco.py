@@ -2,6 +2,8 @@
 
 He et al. 2020 (MoCo, arXiv 1911.05722) with the symmetric loss and the predictor of Chen et al. 2021 (MoCo v3,
 arXiv 2104.02057). The queue gives thousands of negatives to the small batches that 3D crops allow.
+Where gradients are accumulated, a micro-batch has its own samples and the queue as negatives, and the queue takes all
+samples of a step at its end.
 """
 
 import torch

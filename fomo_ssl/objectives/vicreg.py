@@ -1,6 +1,7 @@
 """VICReg: two views of a scan agree, each dimension keeps its spread, and no two dimensions say the same.
 
 Bardes, Ponce and LeCun 2022 (arXiv 2105.04906). No negatives and no teacher, so it does not ask for large batches.
+Spread and covariance are those of a micro-batch where gradients are accumulated.
 """
 
 import torch

@@ -13,12 +13,10 @@ from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
-from lightning.fabric.plugins.environments import (
-    ClusterEnvironment,
-    LightningEnvironment,
-    SLURMEnvironment,
-    TorchElasticEnvironment,
-)
+from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from torch import Tensor
 
 from fomo_ssl.core.errors import ConfigError
@@ -127,6 +125,10 @@ def join_ranks(options: Mapping[str, Any]) -> Ranks:
     nodes = int(options.get("num_nodes") or _nodes(world))
     devices = options.get("devices") or world // nodes
     wanted = nodes * (len(devices) if isinstance(devices, list | tuple) else _number(devices))
+    strategy = str(options.get("strategy") or STRATEGY)
+    if strategy != "auto" and not strategy.startswith("ddp"):
+        # The looks of the first process would wait for shards that nobody sends.
+        raise ConfigError(f"trainer.strategy={strategy} is not supported", way_out="Give ddp, or a variant of it")
     if wanted != world:
         way_out = (
             f"Start with torchrun --nproc-per-node={wanted // nodes} -m fomo_ssl.pretrain ..., one process a device"

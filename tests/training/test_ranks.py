@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -67,18 +68,37 @@ def test_two_ranks_train_as_one_process_and_resume(store: Path, tmp_path: Path, 
 
 
 @pytest.mark.slow
-def test_a_collapse_and_a_signal_end_all_ranks(store: Path, tmp_path: Path) -> None:
-    process = start(2, store, tmp_path / "run", "health.min_spread=100", "health.warmup=0", "health.looks=1")
+def test_a_collapse_ends_all_ranks_with_one_line(store: Path, tmp_path: Path) -> None:
+    alarm = ("health.min_spread=100", "health.warmup=0", "health.looks=2", "health.every=4")
+    process = start(2, store, tmp_path / "run", *alarm)
     errors = process.communicate()[1]
     assert process.returncode != 0
     assert errors.count("fomo_ssl: collapsed after") == 1
+    assert "Traceback" not in errors.split("torch/distributed")[0]
     assert read_record(tmp_path / "run")["status"] == "collapsed"
-    assert len(list((tmp_path / "run" / "checkpoints").glob("*.ckpt"))) == 1
+    assert [file.name for file in (tmp_path / "run" / "checkpoints").iterdir()] == ["samples_000000000004.ckpt"]
+
+
+@pytest.mark.slow
+def test_a_signal_saves_and_the_run_ends_in_the_same_bundle(store: Path, tmp_path: Path) -> None:
+    arguments = ("budget.samples=400", "health.enabled=false", "preview_every=400")
+    finish(2, store, tmp_path / "whole", *arguments)
+    run = tmp_path / "run"
+    process = start(2, store, run, *arguments)
+    while process.poll() is None and not list(run.glob("checkpoints/*.ckpt")):
+        time.sleep(0.01)
+    process.terminate()
+    assert "continue with resume=auto" in process.communicate()[1]
+    assert read_record(run)["status"] == "running"
+    finish(2, store, run, *arguments)
+    assert file_digests(run / "bundle") == file_digests(tmp_path / "whole" / "bundle")
 
 
 def test_more_devices_than_processes_is_one_line() -> None:
     with pytest.raises(ConfigError, match=r"asks for 2 devices.*torchrun --nproc-per-node=2"):
         join_ranks({"accelerator": "cpu", "devices": 2})
+    with pytest.raises(ConfigError, match="strategy=fsdp is not supported"):
+        join_ranks({"strategy": "fsdp"})
     with pytest.raises(ConfigError, match="neither a number nor a list"):
         join_ranks({"devices": "auto"})
 
