@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import shutil
 import time
 from collections.abc import Mapping, MutableMapping, Sequence
 from dataclasses import asdict, astuple, dataclass, fields, replace
@@ -82,7 +83,9 @@ def run_unit(plan: Plan, unit: Unit, cache: MutableMapping[str, Example]) -> dic
     Both arms of a split get the same crops, augmentation and head: they differ in the encoder's weights alone.
     """
     folder = plan.run / "units" / unit.name
-    folder.mkdir(parents=True, exist_ok=True)
+    # What a killed process left of this unit is worth nothing, and holds half-written bundles.
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
     if plan.recipe.early_stopping:
         unit = replace(unit, split=hold_out(plan.task, unit.split, plan.recipe.hold_out))
     train = [plan.example(name, cache) for name in unit.split.train]
