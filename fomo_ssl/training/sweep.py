@@ -142,7 +142,7 @@ def draw(rows: Sequence[Row], path: Path) -> None:
         score = f"{measured[0]['metric']} of {measured[0]['target']}"
         panels.append(("value", score, "samples", "encoder", measured))
         panels.append(("value", score, "parameters", "samples", measured))
-    figure = Figure(figsize=(4.8 * len(panels), 3.6), layout="constrained")
+    figure = Figure(figsize=(4.8 * len(panels), 4.2), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(1, len(panels), squeeze=False)[0]
     for ax, (key, title, over, apart, shown) in zip(axes, panels, strict=True):
@@ -165,7 +165,7 @@ def draw(rows: Sequence[Row], path: Path) -> None:
         ax.set_xticks(ticks, [_short(tick, over) for tick in ticks])
         ax.minorticks_off()
         if same:
-            ax.legend(fontsize=7)
+            ax.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2)
     with atomic_file(path) as file:
         figure.savefig(file, dpi=110, format="png")
 
