@@ -47,7 +47,7 @@ def fit(run: Path, module: PretrainModule, source: CropSource, config: RunConfig
     cost = Cost(precision)
     recorder = Recorder(config.log_every, lambda: stream.waited, cost.numbers if ranks.first else None)
     saving = Saving(run / "checkpoints", config.checkpoint_every, config.keep_at)
-    health = _health(run, source, config, unreadable) if ranks.first else None
+    health = _health(run, source, config, unreadable, ranks) if ranks.first else None
     callbacks: list[L.Callback] = [recorder]
     if ranks.first:
         # Saving comes after everything whose state it saves, or whose files it must not run ahead of.
@@ -123,14 +123,17 @@ def _previews(run: Path, module: PretrainModule, source: CropSource, config: Run
     return [Previews(run / "previews", look(held_out), config.preview_every)]
 
 
-def _health(run: Path, source: CropSource, config: RunConfig, unreadable: UnreadableScans) -> Health | None:
+def _health(
+    run: Path, source: CropSource, config: RunConfig, unreadable: UnreadableScans, ranks: Ranks
+) -> Health | None:
     if not config.health.enabled:
         return None
     return Health(
         source,
         config.health,
         samples=config.steps * config.batch_size,
-        batch_size=config.batch_size,
+        # No more crops at once than training holds.
+        batch_size=config.batch_size // (ranks.world * config.accumulate),
         folder=run / "previews",
         on_unreadable=unreadable,
     )

@@ -34,3 +34,19 @@ def labelled_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 row = ScanRow("site", f"sub_{subject}", "ses_1", sequence, f"sub_{subject}/{sequence}.nii.gz")
                 writer.add(row, canonicalise(phantom(subject, (16, 16, 16), sequence), spec), metadata)
     return path
+
+
+@pytest.fixture
+def steps(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Filled with the number of every step that is taken."""
+    from fomo_ssl.training.module import PretrainModule
+
+    taken: list[int] = []
+    plain = PretrainModule.training_step
+
+    def counted(module: PretrainModule, batch: object, batch_idx: int) -> object:
+        taken.append(module.global_step)
+        return plain(module, batch, batch_idx)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(PretrainModule, "training_step", counted)
+    return taken

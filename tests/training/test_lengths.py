@@ -55,18 +55,8 @@ def test_lengths_that_cannot_share_are_refused(optim: OptimConfig, lengths: list
         plan(replace(CONFIG, optim=optim), lengths)
 
 
-def test_one_run_gives_the_bundle_of_every_length(store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_run_gives_the_bundle_of_every_length(store: Path, tmp_path: Path, steps: list[int]) -> None:
     """Lengths of 12, 6 and 4 steps: the bundles of three runs of their own, from 12 + 2 + 1 steps."""
-    from fomo_ssl.training.module import PretrainModule
-
-    steps: list[int] = []
-    plain = PretrainModule.training_step
-
-    def counted(module: PretrainModule, batch: object, batch_idx: int) -> object:
-        steps.append(module.global_step)
-        return plain(module, batch, batch_idx)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(PretrainModule, "training_step", counted)
     recipe = {"objective": {"name": "moco", "queue": 12}}
     results = pretrain_lengths(
         [8, 24, 12], store=store, run=tmp_path / "lengths", build=build, config=CONFIG, recipe=recipe

@@ -10,24 +10,9 @@ from training_runs import file_digests
 
 from fomo_ssl.pretrain import main
 from fomo_ssl.training.checkpoint import checkpoint_files
-from fomo_ssl.training.module import PretrainModule
 
 SMALL = ["+encoder.channels=[4,8]", "+encoder.blocks=[1,1]", "crop=16", "batch_size=2", "data.workers=0",
          "data.held_out=1", "trainer=cpu", "log_every=1", "checkpoint_every=2", "health.enabled=false"]  # fmt: skip
-
-
-@pytest.fixture
-def steps(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Filled with the number of every step that is taken."""
-    taken: list[int] = []
-    plain = PretrainModule.training_step
-
-    def counted(module: PretrainModule, batch: object, batch_idx: int) -> object:
-        taken.append(module.global_step)
-        return plain(module, batch, batch_idx)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(PretrainModule, "training_step", counted)
-    return taken
 
 
 def rows_of(sweep: Path) -> list[dict[str, str]]:
