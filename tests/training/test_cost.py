@@ -33,7 +33,7 @@ class OneProduct(Objective):
         self.layer = torch.nn.Linear(7, 5, bias=False)
 
     def encode_views(self, views: Views, step: int) -> list[Encoded]:
-        return [Encoded(embedding=views.images[0].flatten(1)[:, :7])]
+        return [Encoded(shown=views.images[0], embedding=views.images[0].flatten(1)[:, :7])]
 
     def score(self, encoded: list[Encoded], views: Views, step: int) -> ObjectiveOutput:
         return ObjectiveOutput(self.layer(encoded[0].embedding).sum())

@@ -44,7 +44,11 @@ def killed(store: Path, run: Path, number: int, arguments: dict[str, Any]) -> bo
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize(
     ("objective", "settings"),
-    [("mae", {}), ("moco", {"queue": 40}), ("self_distillation", {"prototypes": 16})],
+    [
+        ("mae", {}),
+        ("moco", {"queue": 40, "projector_hidden": 32, "projector_dim": 16}),
+        ("self_distillation", {"prototypes": 16, "hidden": 32, "bottleneck": 8}),
+    ],
     ids=["mae", "moco", "self_distillation"],
 )
 def test_killed_at_random_moments_the_bundle_gets_the_same_bytes(
