@@ -106,8 +106,9 @@ def said_of(path: Path) -> str:
         b"version https://git-lfs.github.com/spec/v1\noid sha256:ab\nsize 12\n",
         b"case,label\nos\nsystem\n",  # opens like a pickle that asks for a class
         b"\x93NUMPY\x01\x00",
-        gzip.compress(b"scan"),
+        gzip.compress(b"scan", mtime=0),
     ],
+    ids=["empty", "text", "json", "html", "lfs pointer", "table", "npy", "gzip"],
 )
 def test_what_is_no_checkpoint_is_said_to_be_none(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "file.pth"
