@@ -64,6 +64,8 @@ def run_finetuning(config: Mapping[str, Any]) -> Path:
         print(f"{task.name}: {note}", file=sys.stderr)
     seeds = integer(config["seeds"], "seeds")
     if choice(config["mode"], "mode", ("few_shot", "cv")) == "cv":
+        if config["train_on"] is not None or config["test_on"] is not None:
+            raise ConfigError("mode=cv tests every dataset", way_out="Leave out train_on and test_on, or mode=few_shot")
         splits = cross_validation(task, integer(config["folds"], "folds", 2), seeds)
     else:
         shots = config["shots"] if isinstance(config["shots"], list) else [config["shots"]]
@@ -73,6 +75,8 @@ def run_finetuning(config: Mapping[str, Any]) -> Path:
             seeds,
             n_test=None if config["n_test"] is None else integer(config["n_test"], "n_test"),
             n_validation=integer(config["n_validation"], "n_validation", 0),
+            train_on=_names(config["train_on"]),
+            test_on=_names(config["test_on"]),
         )
     run = Path(config["run"] or f"runs/{time.strftime('%Y-%m-%d_%H-%M-%S')}_finetune_{task.name}")
     finetune(
@@ -118,6 +122,11 @@ def build_recipe(config: Mapping[str, Any]) -> "Recipe":
         "pool_maps": choice(config["pool_maps"], "pool_maps", POOL_MAPS),
     }
     return Recipe(**values)
+
+
+def _names(value: Any) -> list[str] | None:
+    """One name or several; None is all."""
+    return value if value is None or isinstance(value, list) else [str(value)]
 
 
 def _tuples(switch: Any) -> Any:

@@ -20,7 +20,7 @@ from fomo_ssl.core.types import Triple
 from fomo_ssl.downstream.cases import Example
 from fomo_ssl.downstream.metrics import METRICS
 from fomo_ssl.downstream.recipe import Recipe
-from fomo_ssl.downstream.splits import Split, save_splits
+from fomo_ssl.downstream.splits import Split, extend_splits
 from fomo_ssl.downstream.stopping import hold_out
 from fomo_ssl.downstream.summary import Row, summarise, to_json, to_table
 from fomo_ssl.downstream.tasks import Task
@@ -71,7 +71,7 @@ def finetune(
     claim(run, description, resume)
     record = {"status": "running", "kind": "finetune", "recipe": description, "circumstances": circumstances()}
     write_record(run, record)
-    save_splits(run / "splits.json", splits)
+    extend_splits(run / "splits.json", splits)
     done = [unit for unit in units if read_result(run / "units" / unit.name) is not None]
     waiting = [unit for unit in units if unit not in done]
     console = Console(stderr=True)

@@ -36,7 +36,14 @@ class Split:
 
 
 def few_shot_splits(
-    task: Task, shots: Sequence[int], seeds: int, *, n_test: int | None = None, n_validation: int = 0
+    task: Task,
+    shots: Sequence[int],
+    seeds: int,
+    *,
+    n_test: int | None = None,
+    n_validation: int = 0,
+    train_on: Sequence[str] | None = None,
+    test_on: Sequence[str] | None = None,
 ) -> list[Split]:
     """One split for each number of shots and each seed.
 
@@ -48,25 +55,30 @@ def few_shot_splits(
         seeds: number of seeds, 0 … seeds - 1.
         n_test: number of test subjects; None takes what the largest shot leaves, at most 50.
         n_validation: subjects per seed for the curve, from what is left of the pool.
+        train_on, test_on: datasets whose subjects train and are tested; None takes all. The test subjects follow from
+            `test_on` and `n_test` alone: training on another site and on the same one is tested on the same subjects.
 
     Raises:
-        TaskError: fewer subjects than asked for.
+        TaskError: fewer subjects than asked for, or a dataset that the task does not have.
     """
     cases_of = _cases_by_subject(task)
-    available, needed = len(cases_of), max(shots) + n_validation
+    trainable, testable = _of_datasets(task, cases_of, train_on), _of_datasets(task, cases_of, test_on)
+    needed = max(shots) + n_validation
     if min(shots) < 1:
         raise TaskError(f"shots {min(shots)} is not a number of subjects", way_out="Use shots=1 or more")
-    n_test = min(50, available - needed) if n_test is None else n_test
-    if n_test < 1 or needed + n_test > available:
+    if n_test is None:
+        n_test = min(50, len(testable) - max(0, needed - len(trainable.keys() - testable.keys())))
+    test = _subject_order(task, testable, seed=0, stream="test")[: max(n_test, 0)]
+    pool = {subject: names for subject, names in trainable.items() if subject not in test}
+    if not 1 <= n_test <= len(testable) or needed > len(pool):
         raise TaskError(
-            f"{task.name} has {available} subjects; {needed} for training and {n_test} for testing do not fit",
+            f"{task.name} has {len(trainable)} subjects to train and {len(testable)} to test on; "
+            f"{needed} for training and {n_test} for testing do not fit",
             way_out="Lower shots or n_test, or use mode=cv",
         )
-    order = _subject_order(task, cases_of, seed=0, stream="test")
-    test, pool = order[:n_test], order[n_test:]
     splits = []
     for seed in range(seeds):
-        order = _subject_order(task, {s: cases_of[s] for s in pool}, seed=seed, stream="train")
+        order = _subject_order(task, pool, seed=seed, stream="train")
         validation = order[max(shots) : needed]
         parts = [(k, order[:k]) for k in shots]
         rest = (_names(validation, cases_of), _names(test, cases_of))
@@ -102,6 +114,21 @@ def save_splits(path: Path, splits: Sequence[Split]) -> None:
     write_json(path, [asdict(split) for split in splits])
 
 
+def extend_splits(path: Path, splits: Sequence[Split]) -> None:
+    """Add splits to a file of them: the units of a run that is taken up again stay, and none changes its cases.
+
+    Raises:
+        TaskError: the file is damaged, or holds a split of the same name with other cases.
+    """
+    known = {split.name: split for split in read_splits(path)} if path.exists() else {}
+    for split in splits:
+        if known.setdefault(split.name, split) != split:
+            raise TaskError(
+                f"{split.name} had other cases before", where=path, way_out="Use the values of then, or another run"
+            )
+    save_splits(path, list(known.values()))
+
+
 def read_splits(path: Path) -> list[Split]:
     """Read what `save_splits` wrote.
 
@@ -123,6 +150,18 @@ def _cases_by_subject(task: Task) -> dict[str, list[str]]:
     for case in task.cases:
         cases.setdefault(case.subject, []).append(case.name)
     return cases
+
+
+def _of_datasets(task: Task, cases_of: dict[str, list[str]], datasets: Sequence[str] | None) -> dict[str, list[str]]:
+    """The subjects of some datasets with their cases; None takes all."""
+    if datasets is None:
+        return cases_of
+    dataset = {subject: task[names[0]].dataset for subject, names in cases_of.items()}
+    if unknown := set(datasets) - set(dataset.values()):
+        known = ", ".join(sorted(name for name in set(dataset.values()) if name))
+        way_out = f"It has {known}" if known else "Name datasets in participants.tsv or in the table's column dataset"
+        raise TaskError(f"{task.name} has no dataset {min(unknown)}", way_out=way_out)
+    return {subject: names for subject, names in cases_of.items() if dataset[subject] in datasets}
 
 
 def _names(subjects: Sequence[str], cases_of: dict[str, list[str]]) -> tuple[str, ...]:

@@ -128,14 +128,14 @@ def settings(runs: Sequence[Run]) -> list[Setting]:
 
 def method_names(runs: Sequence[Run]) -> dict[tuple[str, str], str]:
     """What to call each arm of each run (path, init): as short as it can be with different things named differently."""
-    encoders = {_encoder(run) for run in runs}
+    encoders = _encoders(runs)
     bundles = {str(run.bundle) for run in runs if run.bundle}
     names: dict[tuple[str, str], str] = {}
     called: Counter[tuple[object, ...]] = Counter()
     for run in runs:
         for init in {unit.init for unit in run.units}:
-            detail = bundle_name(run) if init == "pretrained" else _encoder(run)
-            alike = len(bundles if init == "pretrained" else encoders) < 2
+            detail = bundle_name(run) if init == "pretrained" else encoders[str(run.path)]
+            alike = len(bundles if init == "pretrained" else set(encoders.values())) < 2
             names[str(run.path), init] = init if alike else f"{init} {detail}"
             called[_same_task(run), names[str(run.path), init]] += 1
     for run in runs:
@@ -146,8 +146,19 @@ def method_names(runs: Sequence[Run]) -> dict[tuple[str, str], str]:
     return names
 
 
-def _encoder(run: Run) -> str:
-    return str(run.recipe.get("encoder", {}).get("name", "?"))
+def _encoders(runs: Sequence[Run]) -> dict[str, str]:
+    """The encoder of each run (path): its name, and the arguments in which encoders of that name differ."""
+    of = {str(run.path): {"name": "?", **run.recipe.get("encoder", {})} for run in runs}
+    labels = {}
+    for path, encoder in of.items():
+        alike = [other for other in of.values() if other["name"] == encoder["name"]]
+        differing = [key for key in encoder if any(other.get(key) != encoder[key] for other in alike)]
+        labels[path] = " ".join([str(encoder["name"]), *(f"{key}={_plain(encoder[key])}" for key in differing)])
+    return labels
+
+
+def _plain(value: object) -> str:
+    return "-".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 
 def _same_task(run: Run) -> tuple[str, int]:
@@ -155,9 +166,15 @@ def _same_task(run: Run) -> tuple[str, int]:
 
 
 def bundle_name(run: Run) -> str:
-    """The pretraining run that made the bundle: `runs/x_mae_vit_s/bundle` -> `x_mae_vit_s`."""
+    """The pretraining run that made the bundle: `runs/x_mae_vit_s/bundle` -> `x_mae_vit_s`.
+
+    Of several lengths, `runs/x_mae/samples_10000/bundle`, the length alone would name many: `x_mae samples_10000`.
+    """
     assert run.bundle is not None
-    return run.bundle.parent.name if run.bundle.name == "bundle" else run.bundle.name
+    if run.bundle.name != "bundle":
+        return run.bundle.name
+    folder = run.bundle.parent
+    return f"{folder.parent.name} {folder.name}" if folder.name.startswith("samples_") else folder.name
 
 
 def rows(found: Sequence[Setting]) -> list[Row]:

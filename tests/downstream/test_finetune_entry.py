@@ -58,6 +58,8 @@ def test_command_line_to_summary(make_task, tmp_path, capsys):
         (["mode=all", "encoder=unet_t"], "mode=all"),
         ([], "encoder=NAME"),
         (["shots=9", "encoder=unet_t"], "do not fit"),
+        (["test_on=west", "encoder=unet_t"], "no dataset west"),
+        (["mode=cv", "test_on=west", "encoder=unet_t"], "mode=cv tests every dataset"),
     ],
 )
 def test_mistakes_are_one_line_and_exit_code_2(make_task, capsys, words, message):

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -5,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fomo_ssl.core.errors import TaskError
-from fomo_ssl.downstream.splits import cross_validation, few_shot_splits, read_splits, save_splits
+from fomo_ssl.downstream.splits import cross_validation, extend_splits, few_shot_splits, read_splits, save_splits
 from fomo_ssl.downstream.tasks import Case, Task
 
 
@@ -52,6 +53,64 @@ def test_classes_are_balanced_in_every_training_set():
         positives = sum(int(name.split("_")[1]) < 20 for name in split.train)
         assert positives == len(split.train) // 2
         assert sum(int(name.split("_")[1]) < 20 for name in split.test) == 10
+
+
+def of_two_sites(subjects: int) -> Task:
+    """Subjects with an even number are of `north`, the others of `south`."""
+    task = task_of(subjects, kind="regression")
+    cases = tuple(replace(c, dataset="south" if int(c.subject[4:]) % 2 else "north") for c in task.cases)
+    return replace(task, cases=cases)
+
+
+def test_one_site_trains_and_the_other_is_tested():
+    task = of_two_sites(40)
+    for split in few_shot_splits(task, [5, 12], 3, n_test=15, n_validation=2, train_on=["north"], test_on=["south"]):
+        assert {task[name].dataset for name in (*split.train, *split.validation)} == {"north"}
+        assert {task[name].dataset for name in split.test} == {"south"}
+        assert len(split.test) == 15
+
+
+def test_the_test_subjects_do_not_depend_on_who_trains():
+    task = of_two_sites(40)
+    across, within = (
+        few_shot_splits(task, [5], 1, n_test=15, train_on=[site], test_on=["south"])[0] for site in ("north", "south")
+    )
+    assert across.test == within.test
+    assert not set(within.train) & set(within.test)
+
+
+@pytest.mark.parametrize(("train_on", "left"), [(["north"], 20), (["south"], 15), (["north", "south"], 20), (None, 20)])
+def test_default_test_set_leaves_those_who_train(train_on, left):
+    task = of_two_sites(40)
+    (split,) = few_shot_splits(task, [5], 1, train_on=train_on, test_on=["south"])
+    assert (len(split.test), len(split.train)) == (left, 5)
+
+
+def test_unknown_datasets_are_named():
+    with pytest.raises(TaskError, match=r"no dataset west.*It has north, south"):
+        few_shot_splits(of_two_sites(12), [1], 1, train_on=["west"])
+    with pytest.raises(TaskError, match=r"participants\.tsv"):
+        few_shot_splits(task_of(12), [1], 1, train_on=["west"])
+
+
+def test_a_site_with_too_few_subjects():
+    with pytest.raises(TaskError, match="6 subjects to train and 6 to test on; 7 for training and 3 for testing"):
+        few_shot_splits(of_two_sites(12), [7], 1, n_test=3, train_on=["north"], test_on=["south"])
+
+
+def test_a_run_taken_up_again_keeps_its_splits_and_gains_new_ones(tmp_path):
+    task, file = task_of(40, kind="regression"), tmp_path / "splits.json"
+    few = few_shot_splits(task, [1], 1, n_test=10)
+    extend_splits(file, few)
+    extend_splits(file, few_shot_splits(task, [1, 5], 2, n_test=10))
+    extend_splits(file, few)
+    assert {split.name for split in read_splits(file)} == {
+        *("shots1_seed0", "shots5_seed0"),
+        *("shots1_seed1", "shots5_seed1"),
+    }
+    with pytest.raises(TaskError, match="shots1_seed0 had other cases before"):
+        extend_splits(file, few_shot_splits(task, [1], 1, n_test=12))
+    assert len(read_splits(file)) == 4
 
 
 def test_default_test_set_is_what_is_left():

@@ -179,6 +179,22 @@ def test_methods_are_told_apart_by_what_differs(make_run: RunMaker) -> None:
     assert len(set(results.method_names([one, again]).values())) == 4
 
 
+def test_encoders_of_one_name_are_told_apart_by_their_arguments_and_bundles_by_their_length(make_run: RunMaker) -> None:
+    runs = []
+    for size, channels in (("small", [8, 16]), ("large", [16, 32])):
+        for task in ("t", "u"):
+            bundle = f"mae_{size}/samples_100/bundle"
+            run = read_run(
+                make_run(f"{task}_{size}", "regression", task=task, pictures=False, bundle=bundle, shots=(1,))
+            )
+            run.record["recipe"]["encoder"] |= {"channels": channels, "depth": 2}
+            runs.append(run)
+    assert set(results.method_names(runs).values()) == {
+        *("pretrained mae_small samples_100", "scratch unet_t channels=8-16"),
+        *("pretrained mae_large samples_100", "scratch unet_t channels=16-32"),
+    }
+
+
 def test_runs_with_other_test_cases_are_not_compared(make_run: RunMaker) -> None:
     one = read_run(make_run("r1", "segmentation", task="t", pictures=False, shots=(1,)))
     two = make_run("r2", "segmentation", task="t", pictures=False, shots=(1,))
