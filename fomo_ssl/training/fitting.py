@@ -112,6 +112,8 @@ def _leave(module: PretrainModule, saving: Saving) -> None:
         print(f"stopped after {module.samples_seen} samples; continue with resume=auto", file=sys.stderr)
     if saving.stopped_by == signal.SIGINT:
         raise KeyboardInterrupt
+    if saving.stopped_by != signal.SIGTERM:
+        signal.raise_signal(saving.stopped_by)  # whose handler requeues the job and ends this process
     raise SystemExit(128 + saving.stopped_by)
 
 

@@ -3,6 +3,8 @@
 import csv
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -81,3 +83,18 @@ def test_lengths_want_a_constant_rate(store: Path, tmp_path: Path, capsys: pytes
         with pytest.raises(SystemExit):
             main([f"store={store}", f"run={tmp_path / 'run'}", "encoder=resenc_t", override, *SMALL])
         assert message in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", ["joblib", "submitit_local"])
+def test_other_launchers_end_in_the_same_table(store: Path, tmp_path: Path, launcher: str) -> None:
+    def sweep(name: str, *words: str) -> list[dict[str, str]]:
+        command = [f"store={store}", f"run={tmp_path / name}", "--multirun", "encoder=resenc_t", *SMALL, "resume=auto"]
+        done = subprocess.run(
+            [sys.executable, "-m", "fomo_ssl.pretrain", *command, "budget.samples=4,8", *words],
+            check=False, capture_output=True, text=True,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        return [{**row, "samples_per_second": ""} for row in rows_of(tmp_path / name)]
+
+    assert sweep("other", f"hydra/launcher={launcher}") == sweep("own")

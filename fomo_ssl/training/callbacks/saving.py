@@ -1,5 +1,6 @@
 """When checkpoints are written: every so many samples, at the end, and before the process gives way to a signal."""
 
+import os
 import signal
 import threading
 from collections.abc import Collection
@@ -19,11 +20,19 @@ def branch_point(run: Path, samples_seen: int) -> Path:
     return checkpoint_path(run / "branch_points", samples_seen)
 
 
+def _requeueing() -> list[signal.Signals]:
+    """The signal that a launcher listens for to requeue this job, where one does."""
+    number = signal.Signals[f"SIG{os.environ.get('SUBMITIT_PREEMPT_SIGNAL', 'USR2')}"]
+    return [number] if callable(signal.getsignal(number)) else []
+
+
 class Saving(L.Callback):
     """Writes whole checkpoints into `folder`.
 
     A first SIGINT or SIGTERM lets the batch end, saves and stops the run; a second SIGINT interrupts at once. Saving
     inside the handler would catch the weights in the middle of a step. Of several processes, the first one writes.
+    So does the signal by which submitit says that a job is preempted or out of time, which is handed on after that:
+    submitit requeues the job.
 
     Args:
         folder: of the checkpoints.
@@ -45,7 +54,7 @@ class Saving(L.Callback):
         self._saved_at = pl_module.samples_seen
         if threading.current_thread() is threading.main_thread():
             # After Lightning's own handlers, which it puts back itself.
-            for number in (signal.SIGINT, signal.SIGTERM):
+            for number in (signal.SIGINT, signal.SIGTERM, *_requeueing()):
                 self._handlers[number] = signal.signal(number, self._note)
 
     def on_train_batch_end(
