@@ -40,6 +40,7 @@ class Section:
             data.
         further: rows of the metrics that are described beside those that methods are compared by.
         bands: figures of the error in bands of the target.
+        dataset_colours: of the points of a regression's agreement.
         datasets: rows within each dataset.
         cases: pictures with captions, from the worst to the best.
     """
@@ -52,6 +53,7 @@ class Section:
     curves: Sequence[str]
     by_shots: Sequence[str]
     agreement: Sequence[str]
+    dataset_colours: Mapping[str, str]
     further: Sequence[Row]
     bands: Sequence[str]
     datasets: Sequence[Row]
@@ -79,6 +81,7 @@ def section(found: Sequence[Setting], table: Sequence[Row], colours: Mapping[str
         curves=_learning_curves(found, colours),
         by_shots=_by_shots(found, table, colours),
         agreement=_agreement(last, colours),
+        dataset_colours=figures.dataset_colours(last.arms[0].seeds[0].datasets),
         further=_grouped([row for row in table if row.overall], found, FURTHER[last.kind]),
         bands=_by_band(last, table, colours),
         datasets=_grouped([row for row in table if not (row.overall or row.band)], found, METRICS[last.kind]),
@@ -120,25 +123,25 @@ def _learning_curves(found: Sequence[Setting], colours: Mapping[str, str]) -> li
 
 
 def _curve(arm: Arm, column: str, colour: str) -> figures.Curve | None:
-    """A column of the learning curves of an arm's units: their mean with the least and the greatest."""
-    reduced = [_reduced(unit, column) for unit in arm.units]
-    reduced = [pair for pair in reduced if len(pair[0])]
-    if not reduced:
+    """A column of the learning curves of an arm's units: their mean with the least and the greatest.
+
+    In at most `_POINTS` pieces, up to the last step of the unit that stopped first.
+    """
+    pairs = [_known(unit, column) for unit in arm.units]
+    pairs = [pair for pair in pairs if len(pair[0])]
+    if not pairs:
         return None
-    length = min(len(steps) for steps, _ in reduced)
-    values = np.stack([values[:length] for _, values in reduced])
-    steps = reduced[0][0][:length]
+    length = min(len(steps) for steps, _ in pairs)
+    pieces = np.array_split(np.arange(length), min(_POINTS, length))
+    steps = np.array([pairs[0][0][piece].mean() for piece in pieces])
+    values = np.array([[of_unit[piece].mean() for piece in pieces] for _, of_unit in pairs])
     return figures.Curve(arm.method, colour, steps, values.mean(axis=0), values.min(axis=0), values.max(axis=0))
 
 
-def _reduced(unit: Unit, column: str) -> tuple[np.ndarray, np.ndarray]:
-    """Steps and values where the column has any, in at most `_POINTS` pieces."""
-    known = np.isfinite(unit.curve[column])
-    steps, values = unit.curve["step"][known], unit.curve[column][known]
-    pieces = np.array_split(np.arange(len(steps)), min(_POINTS, len(steps)) or 1)
-    if not len(steps):
-        return steps, values
-    return np.array([steps[p].mean() for p in pieces]), np.array([values[p].mean() for p in pieces])
+def _known(unit: Unit, column: str) -> tuple[np.ndarray, np.ndarray]:
+    """Steps and values where the column has any."""
+    rows = np.isfinite(unit.curve[column])
+    return unit.curve["step"][rows], unit.curve[column][rows]
 
 
 def _by_shots(found: Sequence[Setting], table: Sequence[Row], colours: Mapping[str, str]) -> list[str]:
