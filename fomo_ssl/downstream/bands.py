@@ -41,13 +41,18 @@ def bands(target: np.ndarray) -> Sequence[Band]:
     power = int(np.floor(np.log10((high - low) / limit)))
     widths = (base * 10.0**exponent for exponent in (power, power + 1) for base in _WIDTHS)
     # The greatest width is more than five times the range over the limit, so that one is found.
-    width = next(w for w in widths if np.floor(high / w) - np.floor(low / w) < limit)
-    first, last = int(np.floor(low / width)), int(np.floor(high / width))
+    width = next(w for w in widths if _place(high, w) - _place(low, w) < limit)
+    first, last = _place(low, width), _place(high, width)
     found = [Band(_round(k * width), _round((k + 1) * width)) for k in range(first, last + 1)]
     held = [band for band in found if band.rows(target)]
     return held if len(held) > 1 else []
 
 
+def _place(value: float, width: float) -> int:
+    """Number of the band that holds a value."""
+    return int(np.floor(_round(value / width)))
+
+
 def _round(value: float) -> float:
-    """Without the last bits that multiples of 0.1 carry."""
+    """Without the last bits that multiples of 0.1 carry, or their quotients lack."""
     return float(f"{value:.12g}")

@@ -112,6 +112,13 @@ def test_bands_hold_every_case_once_and_are_few(values):
     assert all(band.rows(target) for band in found)
 
 
+@pytest.mark.parametrize("tenths", [(0, 1, 2, 3), (0, 3, 6), (1, 2, 7), (-7, -3, 0)])
+def test_a_target_on_the_border_of_bands_is_in_one_of_them(tenths):
+    # 0.3 / 0.1 falls short of 3.
+    target = np.array(tenths) / 10
+    assert sorted(row for band in bands(target) for row in band.rows(target)) == list(range(len(tenths)))
+
+
 def test_ages_fall_into_decades_and_equal_targets_into_none():
     decades = [f"{age}–{age + 10}" for age in range(10, 90, 10)]
     assert [band.label for band in bands(np.linspace(18.0, 89.9, 40))] == decades
