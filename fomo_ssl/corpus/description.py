@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from fomo_ssl.corpus.layouts import ScanRow, find_scans, root_of, scan_row
+from fomo_ssl.corpus.layouts import ScanRow, find_scans, root_of, scan_row, straight
 from fomo_ssl.corpus.metadata import Metadata, MetadataTable
 from fomo_ssl.corpus.names import FALLBACK, sequence_name
 
@@ -47,12 +47,12 @@ def describe_paths(paths: Iterable[Path]) -> list[DescribedScan]:
     for path in paths:
         root = root_of(path)
         if path.is_dir():
-            below = path.absolute().relative_to(root.absolute()).as_posix()
+            below = straight(path).relative_to(straight(root)).as_posix()
             found += describe(root, "" if below == "." else below)
         else:
             files.setdefault(root, []).append(scan_row(root, path))
     found += [scan for root, rows in files.items() for scan in _described(root, rows)]
-    return list({scan.path.absolute(): scan for scan in found}.values())
+    return list({straight(scan.path): scan for scan in found}.values())
 
 
 def _described(source: Path, rows: Sequence[ScanRow]) -> list[DescribedScan]:

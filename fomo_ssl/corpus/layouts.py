@@ -97,15 +97,22 @@ def root_of(path: Path) -> Path:
     Only the last folders are looked at, where a subject's folder may be: one above a whole tree is none of its own.
     """
     folder = path if path.is_dir() else path.parent
-    parts = folder.absolute().parts
+    parts = straight(folder).parts
     last = range(max(1, len(parts) - _DEEPEST), len(parts))
     at = next((i for i in last if _SUBJECT.fullmatch(parts[i])), None)
     return folder if at is None else Path(*parts[:at])
 
 
+def straight(path: Path) -> Path:
+    """Absolute and without `..`: a folder that a path only passes through tells no ids. Links after it stay."""
+    parts = path.absolute().parts
+    back = max((i + 1 for i, part in enumerate(parts) if part == ".."), default=0)
+    return Path(*parts[:back]).resolve().joinpath(*parts[back:]) if back else Path(*parts)
+
+
 def scan_row(source: Path, path: Path) -> ScanRow:
     """The row of one file of a source, whatever its name."""
-    relative = path.absolute().relative_to(source.absolute())
+    relative = straight(path).relative_to(straight(source))
     *folders, name = map(_text, relative.parts)
     file = _Found(_text(relative.as_posix()), tuple(folders), name)
     stem = file_stem(name)

@@ -39,6 +39,16 @@ def test_a_session_alone_and_a_file_without_a_tree(tree: Path, tmp_path: Path) -
     assert (scan.path, scan.row.subject, scan.row.sequence) == (missing, "IXI002-Guys-0828-T1", "t1")
 
 
+@pytest.mark.parametrize("path", ["../sub_2", "../sub_2/ses_1", "../sub_2/ses_1/t1.nii.gz"])
+def test_a_way_through_the_folder_of_another_subject_is_not_that_subject(
+    tree: Path, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tree / "PT001_X/sub_1")
+    (scan,) = describe_paths([Path(path)])
+    assert (scan.row.subject, scan.metadata.age) == ("sub_2", 60)
+    assert scan.path.is_file()
+
+
 def test_the_name_of_a_folder_far_above_is_no_subject(tmp_path: Path) -> None:
     deep = tmp_path / "sub_marine/a/b/c/scans"
     deep.mkdir(parents=True)
