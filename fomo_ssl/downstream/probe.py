@@ -152,21 +152,35 @@ def _probe_store(encoder: ReleasedEncoder, store: Store) -> ProbeResult:
     labels: np.ndarray
     kind: Kind
     classes, ages = np.array(_column(store, "sequence_class")), np.array(_column(store, "age"), np.float64)
-    frequent = [k for k in np.unique(classes) if len(np.unique(subjects[classes == k])) >= _MIN_SUBJECTS]
-    if len(frequent) > 1:
-        rows, kind = np.flatnonzero(np.isin(classes, frequent)), "classification"
+    rows = _frequent(classes, subjects, np.arange(len(store)))
+    if len(np.unique(classes[rows])) > 1:
+        # Among those that are drawn, a rare sequence may have too few subjects again.
+        rows, kind = _frequent(classes, subjects, _drawn(rows)), "classification"
+        frequent = np.unique(classes[rows])
         labels, target = np.searchsorted(frequent, classes), f"sequence ({', '.join(SEQUENCES[k] for k in frequent)})"
     else:
-        rows, kind = np.flatnonzero(np.isfinite(ages)), "regression"
+        rows, kind = _drawn(np.flatnonzero(np.isfinite(ages))), "regression"
         labels, target = ages, "age"
     if len(np.unique(subjects[rows])) < _MIN_SUBJECTS:
         raise TaskError("the store holds neither several sequences nor ages of enough subjects", where=store.path)
-    if len(rows) > MAX_SCANS:
-        rows = np.sort(numpy_generator(0, stream="probe").choice(rows, MAX_SCANS, replace=False))
     features = np.stack([_embed_row(encoder, store, int(row)) for row in rows])
     chosen = tuple(subjects[rows].tolist())
     columns = cross_validate(features, labels[rows].astype(np.float64), chosen, kind)
     return _result(target, Predictions(kind, tuple(map(str, rows)), chosen, ("",) * len(rows), columns))
+
+
+def _frequent(classes: np.ndarray, subjects: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """The rows whose class has enough subjects among them."""
+    enough = [
+        k for k in np.unique(classes[rows]) if len(np.unique(subjects[rows][classes[rows] == k])) >= _MIN_SUBJECTS
+    ]
+    return rows[np.isin(classes[rows], enough)]
+
+
+def _drawn(rows: np.ndarray) -> np.ndarray:
+    if len(rows) <= MAX_SCANS:
+        return rows
+    return np.sort(numpy_generator(0, stream="probe").choice(rows, MAX_SCANS, replace=False))
 
 
 @torch.inference_mode()

@@ -4,6 +4,7 @@ import pytest
 from fomo_ssl.core.errors import TaskError
 from fomo_ssl.corpus.layouts import ScanRow
 from fomo_ssl.corpus.store import StoreWriter
+from fomo_ssl.downstream import probe
 from fomo_ssl.downstream.probe import cross_validate, probe_bundle
 from fomo_ssl.downstream.scores import Predictions
 from fomo_ssl.downstream.tasks import load_task
@@ -61,6 +62,18 @@ def test_probe_of_a_store(tmp_path, bundle, sequences):
     result = probe_bundle(bundle, None, tmp_path / "store")
     assert result.target.startswith("sequence" if len(sequences) == 2 else "age")
     assert result.n == 6
+
+
+def test_a_sequence_too_rare_to_be_drawn_is_left_out(tmp_path, bundle, monkeypatch):
+    monkeypatch.setattr(probe, "MAX_SCANS", 16)
+    with StoreWriter.create(tmp_path / "store") as writer:
+        for sequence, count in (("t1", 20), ("flair", 20), ("swi", 5)):
+            for subject in range(count):
+                data = np.zeros((20, 20, 20), np.float32)
+                data[4:16, 4:16, 4:16] = 100.0 + GENERATOR.normal(size=(12, 12, 12))
+                row = ScanRow("set", f"sub_{subject}", "ses_1", sequence, f"{subject}_{sequence}.nii.gz")
+                writer.add(row, canonicalise(Volume(data, np.eye(4)), CanonicalSpec()))
+    assert probe_bundle(bundle, None, tmp_path / "store").target == "sequence (t1, flair)"
 
 
 def test_a_store_of_another_normalisation_is_refused(tmp_path, bundle):
