@@ -9,6 +9,7 @@ import pyarrow.csv
 import pyarrow.parquet
 import pytest
 import torch
+from rich.console import Console
 
 from fomo_ssl import embed
 from fomo_ssl.bundle import (
@@ -19,6 +20,7 @@ from fomo_ssl.bundle import (
     load_encoder,
     save_bundle,
 )
+from fomo_ssl.corpus.description import describe_paths
 from fomo_ssl.corpus.preprocess import preprocess
 from fomo_ssl.downstream import embeddings
 from fomo_ssl.encoders import create_encoder
@@ -109,6 +111,18 @@ def test_a_run_that_broke_off_is_gone_on_with(
     run(bundle, tmp_path / "whole.parquet", scans)
     assert resumed.equals(pyarrow.parquet.read_table(tmp_path / "whole.parquet"))
     assert not (tmp_path / "e.parquet.parts").exists()
+
+
+def test_parts_of_other_scans_do_not_hide_that_none_worked(bundle: Path, scans: Path, tmp_path: Path) -> None:
+    bad, output = tmp_path / "bad.nii.gz", tmp_path / "e.parquet"
+    bad.write_bytes(b"")
+    encoder, console = load_encoder(bundle), Console(quiet=True)
+    items = embeddings.items_of_files(describe_paths([scans / "sub_0"]))
+    table, rejected = embeddings.embed_items(encoder, items, output, {}, console)
+    assert (len(table), rejected) == (1, [])
+    items = embeddings.items_of_files(describe_paths([bad]))
+    table, rejected = embeddings.embed_items(encoder, items, output, {}, console)
+    assert (len(table), [line.path for line in rejected]) == (0, [str(bad)])
 
 
 def test_parts_of_another_bundle_are_not_used(bundle: Path, scans: Path, tmp_path: Path) -> None:

@@ -186,7 +186,8 @@ def _joined(done: pa.Table | None, items: Sequence[Item], facts: Mapping[str, An
     columns = {name: pa.array([cells.get(name) for cells in kept], pa.string()) for name in _TEXT}
     columns |= {name: pa.array([cells.get(name) for cells in kept], pa.float32()) for name in _NUMBERS}
     if done is not None:
-        rows = done.drop_columns("path").take([at[cells["path"]] for cells in kept]).combine_chunks()
+        places = pa.array([at[cells["path"]] for cells in kept], pa.int64())
+        rows = done.drop_columns("path").take(places).combine_chunks()
         columns |= {name: rows.column(name) for name in rows.column_names}
     return pa.table(columns).replace_schema_metadata({"fomo_ssl": json.dumps(facts)})
 
