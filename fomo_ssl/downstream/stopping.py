@@ -48,8 +48,14 @@ def hold_out(task: Task, split: Split, share: float) -> Split:
     The order of a split's subjects holds the classes in about equal shares everywhere, so its end does too.
 
     Raises:
-        TaskError: one subject to train on cannot be divided.
+        TaskError: one subject to train on cannot be divided, or the split has validation cases of its own.
     """
+    if split.validation:
+        raise TaskError(
+            "early stopping holds back training subjects, beside which validation subjects would not be looked at",
+            where=split.name,
+            way_out="Set n_validation=0 or early_stopping=false",
+        )
     subjects = list(dict.fromkeys(task[name].subject for name in split.train))
     count = max(1, round(share * len(subjects)))
     if count >= len(subjects):

@@ -56,6 +56,13 @@ def test_one_shot_cannot_be_divided(make_task):
         hold_out(task, few_shot_splits(task, [1], 1, n_test=1)[0], 0.2)
 
 
+def test_validation_cases_of_its_own_are_not_thrown_away(make_task):
+    task = load_task(make_task("regression", 6))
+    (split,) = few_shot_splits(task, [3], 1, n_test=1, n_validation=2)
+    with pytest.raises(TaskError, match="n_validation=0"):
+        hold_out(task, split, 0.2)
+
+
 def test_losses_of_the_kinds():
     def predictions(kind, **columns):
         arrays = {name: np.array(values, float) for name, values in columns.items()}
