@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fomo_ssl.config import choice, hydra_main, integer, triple
+from fomo_ssl.config import boolean, choice, hydra_main, integer, number, triple
 from fomo_ssl.core.errors import ConfigError, entry
 
 if TYPE_CHECKING:
@@ -108,10 +108,8 @@ def build_recipe(config: Mapping[str, Any]) -> "Recipe":
     from fomo_ssl.heads.pooling import POOL_MAPS, POOLS
 
     switches = {name: _tuples(value) for name, value in config["augment"].items()}
-    values = {f.name: config[f.name] for f in fields(Recipe) if f.name in config}
+    values = {f.name: _checked(config[f.name], f.name, f.type) for f in fields(Recipe) if f.name in config}
     values |= {
-        "steps": integer(config["steps"], "steps"),
-        "batch_size": integer(config["batch_size"], "batch_size"),
         "crop": None if config["crop"] is None else triple(config["crop"], "crop"),
         "augment": switches.pop("preset"),
         "switches": switches,
@@ -127,6 +125,15 @@ def build_recipe(config: Mapping[str, Any]) -> "Recipe":
 def _names(value: Any) -> list[str] | None:
     """One name or several; None is all."""
     return value if value is None or isinstance(value, list) else [str(value)]
+
+
+def _checked(value: Any, key: str, kind: Any) -> Any:
+    """A value of the recipe as the number or the switch that it is; others are left alone."""
+    if kind is int:
+        return integer(value, key, 0 if key == "lora_rank" else 1)
+    if kind is float or (key == "spacing" and value is not None):
+        return number(value, key)
+    return boolean(value, key) if kind is bool else value
 
 
 def _tuples(switch: Any) -> Any:

@@ -37,6 +37,16 @@ def test_every_value_of_the_recipe_is_in_every_yaml():
         assert {field.name for field in fields(Recipe)} - set(config) == {"switches"}
 
 
+@pytest.mark.parametrize(
+    "word",
+    ["steps=0", "validate_every=0", "patience=0", "lr=fast", "ema=-1", "early_stopping=maybe", "lora_rank=1.5"],
+)
+def test_a_value_of_the_wrong_kind_is_named(word):
+    config = compose("finetune", ["task=regression", "task_path=x", "bundle=none", word])
+    with pytest.raises(ConfigError, match=f"^{word.split('=')[0]}="):
+        build_recipe(config)
+
+
 def test_no_task_is_an_error():
     with pytest.raises(ConfigError, match="task=PATH"):
         overrides(["bundle=none"])
