@@ -75,7 +75,7 @@ class FinetuneModule(L.LightningModule):
         loss = task_loss(self.model.spec.kind, outputs, masks, self.model.spec.standardise(batch.values))
         value = float(loss.detach())
         if not torch.isfinite(loss.detach()):
-            raise NonFiniteLossError(f"the loss is {value} at step {batch_idx}", way_out="Lower lr")
+            raise NonFiniteLossError(f"the loss is {value} at step {batch_idx + 1}", way_out="Lower lr")
         lr = self.trainer.optimizers[0].param_groups[-1]["lr"]
         self.curve.append(CurvePoint(batch_idx + 1, value, lr))
         return loss

@@ -271,10 +271,10 @@ def _write_pictures(
             (folder / "masks").mkdir(exist_ok=True)
             file = folder / "masks" / f"{name}.nii.gz"
             nifti.write(file, masks[name], example.prepared.grid.affine)
-            image = next(iter(example.case.images.values()))
+            image, label = next(iter(example.case.images.values())), Path(str(example.case.label))
             paths = {
                 "image": str(image.resolve()),
-                "label": str(example.case.label),
+                "label": str(label.resolve()),
                 "prediction": f"masks/{file.name}",
             }
             pictures[which].append({"case": name, "dice": float(predictions.columns["dice"][row]), **paths})

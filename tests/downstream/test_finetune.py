@@ -147,6 +147,20 @@ def test_a_run_of_other_values_is_not_mixed_in(make_task, bundle, tmp_path):
         run_small(make_task, bundle, tmp_path / "run", resume="auto", recipe=replace(QUICK, steps=5), **options)
 
 
+def test_pictures_are_found_from_another_folder(make_task, bundle, tmp_path, monkeypatch):
+    root = make_task("segmentation", 4)
+    monkeypatch.chdir(tmp_path)
+    task = load_task(root.relative_to(tmp_path))
+    splits = few_shot_splits(task, [1], 1, n_test=2)
+    recipe = replace(QUICK, steps=1)
+    run_small(make_task, bundle, tmp_path / "run", task=task, splits=splits, recipe=recipe, scratch=False)
+    result = json.loads((tmp_path / "run/units/shots1_seed0_pretrained/result.json").read_text())
+    monkeypatch.chdir("/")
+    for entry in result["pictures"]["worst"]:
+        assert Path(entry["image"]).is_file()
+        assert Path(entry["label"]).is_file()
+
+
 def test_interrupt_leaves_the_unit_unfinished(make_task, bundle, tmp_path, monkeypatch):
     original = BatchStream.batch
 
@@ -273,7 +287,7 @@ def test_dice_cross_entropy_prefers_the_truth():
 
 
 def test_a_loss_that_is_no_number_stops_the_run(make_task, bundle, tmp_path):
-    with pytest.raises(NonFiniteLossError, match="Lower lr"):
+    with pytest.raises(NonFiniteLossError, match=r"at step 2\b.*Lower lr"):
         run_small(make_task, bundle, tmp_path / "run", recipe=replace(QUICK, lr=float("inf"), steps=8, warmup=0.0))
 
 
