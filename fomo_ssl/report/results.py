@@ -132,6 +132,7 @@ def method_names(runs: Sequence[Run]) -> dict[tuple[str, str], str]:
     bundles = {str(run.bundle) for run in runs if run.bundle}
     names: dict[tuple[str, str], str] = {}
     called: Counter[tuple[object, ...]] = Counter()
+    folders = Counter(run.path.name for run in runs)
     for run in runs:
         for init in {unit.init for unit in run.units}:
             detail = bundle_name(run) if init == "pretrained" else encoders[str(run.path)]
@@ -142,7 +143,7 @@ def method_names(runs: Sequence[Run]) -> dict[tuple[str, str], str]:
         for init in INITS:
             key = (str(run.path), init)
             if called[_same_task(run), names.get(key)] > 1:  # same start, other values of training
-                names[key] += f" ({run.path.name})"
+                names[key] += f" ({run.path.name if folders[run.path.name] == 1 else run.path})"
     return names
 
 

@@ -81,7 +81,7 @@ def find_runs(patterns: Sequence[str]) -> list[Run]:
     asked = ", ".join(patterns)
     # Not Path.glob: a pattern may be absolute.
     found = {path for pattern in patterns for path in glob.glob(pattern, recursive=True)}  # noqa: PTH207
-    paths = sorted(Path(path) for path in found)
+    paths = sorted({Path(path) for path in found})
     if not paths:
         raise RunError("nothing matches", where=asked, way_out="give runs=PATH or runs='FOLDER/*'")
     runs = [read_run(path) for path in paths if (path / "splits.json").is_file()]

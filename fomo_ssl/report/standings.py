@@ -1,6 +1,6 @@
 """The ranking of the methods of a report, and how firm it is under resampling of the test subjects."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,7 +20,8 @@ class Ranked:
     Attributes:
         rank: mean over tasks; 1 is best.
         low, high: 95 % of the resamples lie between them.
-        by_setting: mean of the ranks by each metric in each setting.
+        by_setting: mean of the ranks by each metric in each setting, with its name; settings of other test cases may
+            have the same.
         shares: how often it takes place 1, 2, … when test subjects are drawn anew.
     """
 
@@ -28,7 +29,7 @@ class Ranked:
     rank: float
     low: float
     high: float
-    by_setting: Mapping[str, float]
+    by_setting: Sequence[tuple[str, float]]
     shares: Sequence[float]
 
 
@@ -44,7 +45,7 @@ def ranking(found: Sequence[Setting], *, seed: int = 0) -> list[Ranked]:
             float(standing.overall[0, i]),
             float(low[i]),
             float(high[i]),
-            dict(zip(names, standing.by_contest[:, 0, i].tolist(), strict=True)),
+            list(zip(names, standing.by_contest[:, 0, i].tolist(), strict=True)),
             shares[i].tolist(),
         )
         for i, method in enumerate(standing.methods)

@@ -131,7 +131,7 @@ def test_ranking_is_the_mean_of_ranks_per_metric_with_ties_and_gaps(make_run: Ru
     table = results.rows(found)
     ranked = ranking(found)
     assert [place.method for place in ranked] == ["pretrained one", "scratch", "pretrained two"]
-    assert ranked[2].by_setting == {"age, 5 shots": 3.0, "seg, 5 shots": 2.0}
+    assert ranked[2].by_setting == [("age, 5 shots", 3.0), ("seg, 5 shots", 2.0)]
     assert [place.rank for place in ranked] == [1.0, 2.5, 2.5]
     for place in ranked:
         assert place.low <= place.rank <= place.high
@@ -177,6 +177,12 @@ def test_methods_are_told_apart_by_what_differs(make_run: RunMaker) -> None:
     assert set(results.method_names([one]).values()) == {"pretrained", "scratch"}
     again = read_run(make_run("r3", "segmentation", task="t", pictures=False, bundle="x_mae/bundle", shots=(1,)))
     assert len(set(results.method_names([one, again]).values())) == 4
+    alike = [
+        read_run(make_run(f"{name}/finetune", "regression", task="t", bundle="x_mae/bundle", shots=(1,)))
+        for name in ("slow", "fast")
+    ]
+    assert len(set(results.method_names(alike).values())) == 4
+    assert len(ranking(results.settings(alike))) == 4
 
 
 def test_encoders_of_one_name_are_told_apart_by_their_arguments_and_bundles_by_their_length(make_run: RunMaker) -> None:
@@ -202,6 +208,8 @@ def test_runs_with_other_test_cases_are_not_compared(make_run: RunMaker) -> None
         file.write_text("\n".join(file.read_text().splitlines()[:-1]))
     found = results.settings([one, read_run(two)])
     assert [len(setting.arms) for setting in found] == [2, 2]
+    # Nor is one of the two, which have one name, lost from the ranking.
+    assert {tuple(name for name, _ in place.by_setting) for place in ranking(found)} == {("t, 1 shot", "t, 1 shot")}
 
 
 def test_csv_has_a_line_a_task_shots_init_and_metric(make_run: RunMaker) -> None:
@@ -244,6 +252,11 @@ def test_nothing_to_evaluate_is_an_error(make_run: RunMaker) -> None:
     make_run("waiting", "segmentation", skip=everything)
     with pytest.raises(RunError, match="none of 8 units is finished"):
         find_runs([str(root / "*")])
+
+
+def test_a_run_that_matches_twice_is_read_once(make_run: RunMaker) -> None:
+    path = make_run("age", "regression", shots=(1,))
+    assert [run.path for run in find_runs([str(path), f"{path}/", str(path.parent / "*")])] == [path]
 
 
 def test_a_damaged_unit_is_named(make_run: RunMaker) -> None:
