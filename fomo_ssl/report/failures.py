@@ -1,6 +1,5 @@
 """What a report does not hold and why: units, cases and twins that are missing."""
 
-import csv
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +9,6 @@ import numpy as np
 from fomo_ssl.report.results import Setting
 from fomo_ssl.report.runs import INITS, Run, Unit
 
-QUARANTINE = "quarantine.csv"
 _NAMED = 5
 """So many of a list are named, the others counted."""
 
@@ -25,7 +23,7 @@ class Failure:
 
 
 def failures(runs: Sequence[Run], found: Sequence[Setting]) -> list[Failure]:
-    """Everything that the runs planned, or read, and that no score knows of.
+    """Everything that the runs planned and that no score knows of.
 
     Args:
         runs: all runs of the report.
@@ -57,14 +55,12 @@ def _of_run(run: Run, without_twin: Sequence[str]) -> Iterator[Failure]:
     lacking = {case: None for unit in run.units for case in _unpredicted(run, unit)}
     if lacking:
         yield Failure("cases without a prediction", path, f"{len(lacking)}: {_some(list(lacking))}")
-    for row in _quarantined(run):
-        yield Failure("case in quarantine", path, row)
 
 
 def _missing_units(run: Run) -> list[str]:
     done = {unit.folder.name for unit in run.units}
     begun = {init for init in INITS for folder in run.path.glob(f"units/*_{init}") if folder.is_dir()}
-    inits = [init for init in INITS if init in begun or (init == "pretrained" and run.bundle)]
+    inits = [init for init in INITS if init in begun or init == ("pretrained" if run.bundle else "scratch")]
     planned = [f"{_split_name(split)}_{init}" for split in run.splits for init in inits]
     return [name for name in planned if name not in done]
 
@@ -92,15 +88,6 @@ def _unpredicted(run: Run, unit: Unit) -> list[str]:
     known = np.all([np.isfinite(column) for column in table.columns.values()], axis=0)
     predicted = {case for case, fine in zip(table.cases, known, strict=True) if fine}
     return [case for case in dict.fromkeys((*planned, *table.cases)) if case not in predicted]
-
-
-def _quarantined(run: Run) -> list[str]:
-    """Rows of a run's `quarantine.csv`, each as one line."""
-    file = run.path / QUARANTINE
-    if not file.is_file():
-        return []
-    with file.open(newline="") as lines:
-        return [", ".join(value for value in row.values() if value) for row in csv.DictReader(lines)]
 
 
 def _some(names: Sequence[str]) -> str:

@@ -1,6 +1,6 @@
 """The figures of the report, each from plain arrays to the text of an SVG element."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -124,7 +124,7 @@ def _intervals(
 
 def _legend(ax: Any, **options: Any) -> None:
     """Names of the lines, where they leave room to see them; the page has a key of all methods."""
-    if len(ax.get_legend_handles_labels()[1]) <= _NAMED:
+    if 0 < len(ax.get_legend_handles_labels()[1]) <= _NAMED:
         ax.legend(**options)
 
 
@@ -148,32 +148,34 @@ def rank_shares(shares: Mapping[str, Sequence[float]], colours: Mapping[str, str
     return draw.svg
 
 
+def dataset_colours(datasets: Iterable[str]) -> dict[str, str]:
+    """The colour of each dataset in `scatter`, for the page's key."""
+    return {dataset: COLOURS[i % len(COLOURS)] for i, dataset in enumerate(sorted(set(datasets)))}
+
+
 def scatter(panels: Sequence[Points], unit: str, name: str) -> list[str]:
     """Predicted against true value with perfect agreement: a figure a method on the same axes, coloured by dataset."""
     everything = np.concatenate([np.concatenate([p.target, p.prediction]) for p in panels])
     everything = everything[np.isfinite(everything)]
     pad = 0.05 * float(np.ptp(everything)) or 1.0
     low, high = float(everything.min()) - pad, float(everything.max()) + pad
-    datasets = sorted({dataset for p in panels for dataset in p.datasets})
+    colours = dataset_colours(dataset for p in panels for dataset in p.datasets) or {"": COLOURS[0]}
     drawn = []
     for number, points in enumerate(panels):
         with Canvas(f"{name} {number}", 2.9, 2.9) as draw:
             ax = draw.figure.subplots()
             ax.plot([low, high], [low, high], color=INK, linewidth=0.7, linestyle=(0, (4, 3)))
-            for i, dataset in enumerate(datasets or [""]):
-                rows = np.array([not datasets or d == dataset for d in points.datasets or [""] * len(points.target)])
+            for dataset, colour in colours.items():
+                rows = np.array([d == dataset for d in points.datasets or [""] * len(points.target)])
                 ax.plot(
                     *(points.target[rows], points.prediction[rows], "o"),
-                    color=COLOURS[i % len(COLOURS)],
+                    color=colour,
                     alpha=0.75,
                     markersize=4,
                     markeredgewidth=0,
-                    label=dataset or None,
                 )
             ax.set(title=points.title, xlim=(low, high), ylim=(low, high), xlabel=f"true {unit}", aspect="equal")
             ax.set_ylabel(f"predicted {unit}")
-            if len(datasets) > 1:
-                _legend(ax)
         drawn.append(draw.svg)
     return drawn
 
@@ -184,10 +186,13 @@ def roc(curves: Mapping[str, Sequence[tuple[np.ndarray, np.ndarray]]], colours: 
         ax = draw.figure.subplots()
         ax.plot([0, 1], [0, 1], color=INK, linewidth=0.7, linestyle=(0, (4, 3)))
         for method, seeds in curves.items():
-            for i, (scores, labels) in enumerate(seeds):
+            label: str | None = method
+            for scores, labels in seeds:
                 known = np.isfinite(scores)
-                false, true = roc_points(scores[known], labels[known])
-                ax.plot(false, true, color=colours[method], linewidth=1.2, alpha=0.8, label=None if i else method)
+                if known.any():
+                    false, true = roc_points(scores[known], labels[known])
+                    ax.plot(false, true, color=colours[method], linewidth=1.2, alpha=0.8, label=label)
+                    label = None
         ax.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), xlabel="false positive rate", ylabel="true positive rate")
         ax.set_aspect("equal")
         _legend(ax, loc="lower right")

@@ -67,6 +67,16 @@ def test_a_bar_stays_inside_and_is_left_out_where_there_is_nothing_to_draw() -> 
     assert figures.interval_bar(Interval(0.0, 0.0, 0.0, 9), 0.0, "red") == ""
 
 
+def test_a_model_without_a_single_prediction_has_no_roc_curve() -> None:
+    nothing = (np.full(3, np.nan), np.array([0, 1, 1]))
+    alone = figures.roc({"scratch": [nothing]}, COLOURS, "roc")
+    ET.fromstring(alone)
+    fine = (np.array([0.1, 0.9]), np.array([0, 1]))
+    both = figures.roc({"scratch": [nothing, fine]}, COLOURS, "roc")
+    assert both.count(COLOURS["scratch"]) > alone.count(COLOURS["scratch"]) == 0
+    assert ">scratch<" in both
+
+
 @settings(deadline=None)
 @given(
     st.lists(st.tuples(st.integers(0, 4), st.booleans()), min_size=2, max_size=30).filter(

@@ -1,4 +1,5 @@
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ from run_maker import RunMaker, few_resamples
 from fomo_ssl.core.errors import RunError
 from fomo_ssl.report import results
 from fomo_ssl.report.cases import pictured
+from fomo_ssl.report.failures import failures
 from fomo_ssl.report.html import render, write_report
 from fomo_ssl.report.provenance import fingerprints
 from fomo_ssl.report.runs import Run, read_run
@@ -79,13 +81,11 @@ def test_what_is_missing_is_listed(make_run: RunMaker, text: str) -> None:
     assert "no twin" in page(alone)
     file = whole / "units" / "shots1_seed1_scratch" / "predictions.csv"
     lines = file.read_text().splitlines()
-    (whole / "quarantine.csv").write_text("path,reason,detail\nsub_99/t1.nii.gz,truncated,ends at voxel 7\n")
     # Every arm of the seed is tested on the same cases, so that the lost one is lost in all of them.
     for other in whole.glob("units/*/predictions.csv"):
         other.write_text("\n".join(other.read_text().splitlines()[:-1]))
     lost = page(read_run(whole))
     assert re.search(r"cases without a prediction</td>.*?1: " + lines[-1].split(",")[0], lost)
-    assert "sub_99/t1.nii.gz, truncated, ends at voxel 7" in lost
     lines[-1] = ",".join([*lines[-1].split(",")[:-1], "nan"])
     for other in whole.glob("units/*/predictions.csv"):
         other.write_text("\n".join(lines))
@@ -93,6 +93,27 @@ def test_what_is_missing_is_listed(make_run: RunMaker, text: str) -> None:
     missing = [f"fold1_seed0_{init}" for init in ("pretrained", "scratch")]
     folds = read_run(make_run("z", "regression", folds=4, skip=missing))
     assert "pretrained, seed 0: not every fold is finished" in page(folds)
+
+
+@pytest.mark.parametrize("start", ["pretrained", "scratch"])
+def test_units_of_a_run_that_did_none_are_named(make_run: RunMaker, start: str) -> None:
+    bundle = "pre/bundle" if start == "pretrained" else None
+    path = make_run("x", "regression", shots=(1,), seeds=2, bundle=bundle, quality={start: 0.5})
+    shutil.rmtree(path / "units")
+    (failure,) = failures([read_run(path)], [])
+    assert failure.detail == f"2 of 2: shots1_seed0_{start}, shots1_seed1_{start}"
+
+
+def test_every_dataset_has_its_colour_explained(make_run: RunMaker) -> None:
+    datasets = [f"site_{letter}" for letter in "ABCDEF"]
+    text = page(read_run(make_run("x", "regression", shots=(5,), datasets=datasets)))
+    caption = re.search(r"<figcaption>Every point is a test case.*?</figcaption>", text, re.DOTALL)
+    assert caption is not None
+    keys = dict(re.findall(r'border-color: (#\w+)"></span> (site_\w)', caption[0]))
+    assert list(keys.values()) == datasets
+    assert len(keys) == 6
+    one = page(read_run(make_run("y", "regression", shots=(5,))))
+    assert "Coloured by dataset" not in one
 
 
 def test_a_case_is_pictured_once_and_the_median_is_in_the_middle(make_run: RunMaker) -> None:
