@@ -327,7 +327,9 @@ def _as_volume(scan: Any) -> Volume:
         data, affine = scan
     else:  # a spatial image of nibabel, which need not be imported to be recognised
         data, affine = scan.get_fdata(), scan.affine
-    return Volume(data=np.asarray(data, dtype=np.float32), affine=np.asarray(affine, dtype=np.float64))
+    values = np.array(data, dtype=np.float32)
+    notes = nifti.zero_non_finite(values)
+    return Volume(values, np.asarray(affine, dtype=np.float64), notes)
 
 
 def _save_tensors(file: Path, tensors: Mapping[str, Tensor]) -> None:

@@ -190,6 +190,18 @@ def test_embed_ignores_how_the_array_lies(bundle: Path) -> None:
     torch.testing.assert_close(encoder.embed(turned), encoder.embed(volume))
 
 
+def test_embed_treats_voxels_that_are_no_numbers_as_those_of_a_file(bundle: Path, tmp_path: Path) -> None:
+    volume = phantom(2)
+    volume.data[3:5, 4, 5] = np.nan
+    nifti.write(tmp_path / "scan.nii.gz", volume.data, volume.affine)
+    expected = load_encoder(bundle).embed(tmp_path / "scan.nii.gz")
+    assert torch.equal(load_encoder(bundle).embed((volume.data, volume.affine)), expected)
+    assert np.isnan(volume.data).sum() == 2
+    volume.data[:17] = np.inf
+    with pytest.raises(RejectedScan, match="non_finite"):
+        load_encoder(bundle).embed((volume.data, volume.affine))
+
+
 def test_embed_rejects_an_empty_scan(bundle: Path) -> None:
     with pytest.raises(RejectedScan, match="constant"):
         load_encoder(bundle).embed((np.zeros((32, 32, 32), np.float32), np.eye(4)))

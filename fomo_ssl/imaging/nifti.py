@@ -190,14 +190,23 @@ def finite_float32(stored: np.ndarray, header: Header) -> tuple[np.ndarray, tupl
     largest = abs(header.slope) * 2.0 ** (8 * stored.dtype.itemsize) + abs(header.inter)
     if stored.dtype.kind != "f" and largest < float(np.finfo(np.float32).max):
         return data, ()
+    return data, zero_non_finite(data)
+
+
+def zero_non_finite(data: np.ndarray) -> tuple[str, ...]:
+    """Set the few values that are not finite to 0, in place; returns a note about these.
+
+    Raises:
+        RejectedScan: NON_FINITE, too many of them.
+    """
     bad = ~np.isfinite(data)
     count = int(np.count_nonzero(bad))
     if not count:
-        return data, ()
+        return ()
     if count > MAX_NON_FINITE * data.size:
         raise RejectedScan(Reason.NON_FINITE, f"{count} of {data.size} voxels are NaN or infinite")
     data[bad] = 0.0
-    return data, (f"{count} voxels NaN or infinite: set to 0",)
+    return (f"{count} voxels NaN or infinite: set to 0",)
 
 
 def write(path: str | Path, data: np.ndarray, affine: np.ndarray) -> None:
