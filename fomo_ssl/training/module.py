@@ -67,7 +67,9 @@ class PretrainModule(L.LightningModule):
             measured.append({k: v.detach() for k, v in ({"loss": output.loss} | output.terms | output.health).items()})
             loss: Tensor = output.loss / len(parts)
             if part is not parts[-1]:
-                self.trainer.strategy.backward(loss, None)
+                # As Lightning does for the last one: autocast is for the forward pass.
+                with torch.autocast(self.device.type, enabled=False):
+                    self.trainer.strategy.backward(loss, None)
         self._batch = batch
         self.metrics = self.ranks.means(measured[0] if len(measured) == 1 else _means(measured))
         return loss
@@ -76,10 +78,18 @@ class PretrainModule(L.LightningModule):
         """Nothing: Lightning would call it when all micro-batches but the last have left their gradients."""
 
     def configure_gradient_clipping(self, optimizer: Any, *_: Any, **__: Any) -> None:
-        """Clip by the norm over all parameters, which is logged and must be finite before it moves the weights."""
+        """Clip by the norm over all parameters, which is logged and must be finite before it moves the weights.
+
+        At 16-mixed a gradient may overflow because the loss is scaled: the scaler skips such a step and halves the
+        scale. Where it is down to 1, the gradient itself is at fault.
+        """
+        scaler = getattr(self.trainer.precision_plugin, "scaler", None)
+        if scaler is not None and optimizer.defaults.get("fused"):
+            scaler.unscale_(optimizer)  # Lightning leaves it to the fused step, which comes after the clipping
         limit = self.optim.clip if self.optim.clip > 0 else torch.inf
         norm = nn.utils.clip_grad_norm_(self.objective.parameters(), limit)
-        self._check(norm.detach(), "gradient")
+        if scaler is None or scaler.get_scale() <= 1.0:
+            self._check(norm.detach(), "gradient")
         self.metrics["grad_norm"] = norm.detach()
         self.metrics["lr"] = torch.tensor(optimizer.param_groups[0]["lr"])
 

@@ -1,8 +1,10 @@
 from types import SimpleNamespace
 from typing import Any
 
+import lightning as L
 import pytest
 import torch
+from lightning.pytorch.plugins import MixedPrecision, Precision
 from torch import nn
 
 from fomo_ssl.core.errors import NonFiniteLossError
@@ -11,6 +13,8 @@ from fomo_ssl.encoders import create_encoder
 from fomo_ssl.objectives.base import Encoded, Objective, ObjectiveOutput
 from fomo_ssl.training.module import PretrainModule
 from fomo_ssl.training.optim import OptimConfig
+from fomo_ssl.training.source import SampleStream
+from fomo_ssl.training.trainer import quiet
 
 
 class Mean(Objective):
@@ -54,7 +58,7 @@ def as_views(batch: CropBatch) -> Views:
 def module() -> PretrainModule:
     torch.manual_seed(0)
     made = PretrainModule(Mean(), as_views, OptimConfig(clip=0.5), 10, lambda batch: "site/sub_1/ses_1/t1")
-    made._trainer = SimpleNamespace(global_step=3)  # all that a step asks of the trainer
+    made._trainer = SimpleNamespace(global_step=3, precision_plugin=Precision())  # all that a step asks of the trainer
     return made
 
 
@@ -121,3 +125,66 @@ def test_optimizer_holds_every_trainable_parameter_once(module: PretrainModule) 
     optimizer = module.configure_optimizers()["optimizer"]
     held = [id(p) for group in optimizer.param_groups for p in group["params"]]
     assert sorted(held) == sorted(id(p) for p in nn.Module.parameters(module.objective) if p.requires_grad)
+
+
+class Product(Mean):
+    """The mean of a product that runs in float32 whatever the precision, as the products of contrasts do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(512, 64, bias=False)
+
+    def score(self, encoded: list[Encoded], views: Views, step: int) -> ObjectiveOutput:
+        with torch.autocast("cpu", enabled=False):
+            return ObjectiveOutput(self.layer(views.images[0].flatten(1)).square().mean())
+
+
+def test_micro_batches_go_backward_in_the_precision_of_their_forward_pass(module: PretrainModule) -> None:
+    """All but the last do so inside the step, where autocast would round what is float32."""
+    module.objective, module.accumulate = Product(), 2
+    module._trainer.strategy = SimpleNamespace(backward=lambda loss, optimizer: loss.backward())
+    gradients = []
+    for dtype in (torch.float32, torch.bfloat16):
+        with torch.autocast("cpu", dtype, enabled=dtype == torch.bfloat16):
+            loss = module.training_step(batch_of(4), 0)
+        loss.backward()
+        gradients.append(module.objective.layer.weight.grad.clone())
+    torch.testing.assert_close(*gradients, rtol=1e-5, atol=1e-7)
+
+
+def fit_at_16_bits(module: PretrainModule, scale: float, steps: int) -> torch.amp.GradScaler:
+    """Train by Lightning's loop with a scaled loss, as on a GPU without bfloat16."""
+    scaler = torch.amp.GradScaler("cpu", init_scale=scale)
+    with quiet():
+        trainer = L.Trainer(
+            accelerator="cpu", plugins=[MixedPrecision("16-mixed", "cpu", scaler)], max_steps=steps, logger=False,
+            enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
+        )  # fmt: skip
+        trainer.fit(module, SampleStream(lambda first: [batch_of(2)] * steps, steps, 0))
+    return scaler
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_a_scaled_gradient_is_clipped_by_its_true_norm(
+    module: PretrainModule, monkeypatch: pytest.MonkeyPatch, fused: bool
+) -> None:
+    """A fused optimizer, as on GPUs, undoes the scale in its step alone, after the clipping."""
+    plain = torch.optim.AdamW
+    monkeypatch.setattr(torch.optim, "AdamW", lambda *args, **kwargs: plain(*args, **(kwargs | {"fused": fused})))
+    module.training_step(batch_of(2), 0).backward()
+    norm = torch.stack([p.grad.norm() for p in module.objective.parameters() if p.grad is not None]).norm()
+    fit_at_16_bits(module, 2.0**10, 1)
+    torch.testing.assert_close(module.metrics["grad_norm"], norm, rtol=0.05, atol=0.0)
+
+
+def test_a_gradient_that_overflows_at_16_bits_lowers_the_scale_and_is_skipped(module: PretrainModule) -> None:
+    before = [p.clone() for p in module.objective.parameters()]
+    scaler = fit_at_16_bits(module, 2.0**60, 1)
+    assert scaler.get_scale() == 2.0**59
+    assert all(torch.equal(p, old) for p, old in zip(module.objective.parameters(), before, strict=True))
+
+
+def test_a_gradient_that_overflows_at_any_scale_stops_the_run(module: PretrainModule) -> None:
+    next(module.objective.parameters()).register_hook(lambda gradient: gradient * torch.inf)
+    with pytest.raises(NonFiniteLossError, match=r"gradient is (inf|nan) after 4 samples"):
+        fit_at_16_bits(module, 4.0, 5)
