@@ -64,8 +64,9 @@ class Saving(L.Callback):
         seen = pl_module.samples_seen
         # A signal may reach one process before the others, and only the first one looks at the run's health.
         number, stop = pl_module.ranks.largest([self.stopped_by or 0, int(trainer.should_stop)], pl_module.device)
-        self.stopped_by = signal.Signals(number) if number else None
-        trainer.should_stop = bool(stop) or self.stopped_by is not None
+        if number:  # one that came since is kept for the next batch
+            self.stopped_by = signal.Signals(number)
+        trainer.should_stop = bool(stop or number)
         ends = trainer.should_stop or trainer.global_step >= pl_module.steps
         # By multiples and not by distance, so that a resumed run saves where an undisturbed one does.
         due = seen // self.every_samples > self._saved_at // self.every_samples
