@@ -12,13 +12,13 @@ from fomo_ssl.objectives.base import Objective
 from fomo_ssl.training.checkpoint import samples_of
 from fomo_ssl.training.fitting import fit
 from fomo_ssl.training.module import PretrainModule
-from fomo_ssl.training.ranks import Ranks, join_ranks
+from fomo_ssl.training.ranks import join_ranks
 from fomo_ssl.training.reading import read_metrics
 from fomo_ssl.training.record import Resume, circumstances, claim, digest, write_record
 from fomo_ssl.training.settings import RunConfig as RunConfig
 from fomo_ssl.training.source import CropSource
 from fomo_ssl.training.trainer import check_options, choose_precision
-from fomo_ssl.training.unreadable import UnreadableScans
+from fomo_ssl.training.unreadable import unreadable_files
 
 _NOT_DECISIVE = ("workers", "max_unreadable", "exclude")  # data settings that do not change a result, or say where
 
@@ -108,7 +108,7 @@ def pretrain(
 
     def finish() -> dict[str, Any]:
         _release(run / "bundle", objective, source, full_recipe)
-        outcome = record | pace | _outcome(run, module.samples_seen, ranks)
+        outcome = record | pace | _outcome(run, module.samples_seen)
         write_record(run, outcome)
         return outcome
 
@@ -124,13 +124,13 @@ def _result(run: Path, record: Mapping[str, Any]) -> PretrainResult:
     return PretrainResult(run=run, bundle=run / "bundle", **numbers)
 
 
-def _outcome(run: Path, samples: int, ranks: Ranks) -> dict[str, Any]:
+def _outcome(run: Path, samples: int) -> dict[str, Any]:
     losses = [row["loss"] for row in read_metrics(run / "metrics.csv") if "loss" in row]
     tenth = max(1, len(losses) // 10)
     return {
         "status": "finished",
         "samples": samples,
-        "unreadable_scans": sum(len(UnreadableScans(run, 0, rank)) for rank in range(ranks.world)),
+        "unreadable_scans": len(unreadable_files(run)),
         "loss_first": sum(losses[:tenth]) / tenth,
         "loss_last": sum(losses[-tenth:]) / tenth,
     }

@@ -15,6 +15,16 @@ def file_of(rank: int) -> str:
     return f"unreadable_{rank}.csv" if rank else "unreadable.csv"
 
 
+def unreadable_files(run: Path) -> set[str]:
+    """The scans that the processes of a run, and of its earlier ones, could not read."""
+    return {name for file in run.glob("unreadable*.csv") for name in _rows(file)}
+
+
+def _rows(file: Path) -> dict[str, tuple[int, str]]:
+    with file.open(newline="") as lines:
+        return {row["file"]: (int(row["sample"]), row["error"]) for row in csv.DictReader(lines)}
+
+
 class UnreadableScans:
     """Called by a loader for each scan that it replaced by another draw.
 
@@ -28,10 +38,7 @@ class UnreadableScans:
 
     def __init__(self, run: Path, limit: int, rank: int = 0) -> None:
         self.file, self.limit = run / file_of(rank), limit
-        self._rows: dict[str, tuple[int, str]] = {}
-        if self.file.is_file():
-            with self.file.open(newline="") as lines:
-                self._rows = {row["file"]: (int(row["sample"]), row["error"]) for row in csv.DictReader(lines)}
+        self._rows = _rows(self.file) if self.file.is_file() else {}
 
     def __len__(self) -> int:
         return len(self._rows)

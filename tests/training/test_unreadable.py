@@ -15,7 +15,7 @@ from fomo_ssl.corpus.store import Store
 from fomo_ssl.data.loader import UnreadableScan
 from fomo_ssl.training.module import PretrainModule
 from fomo_ssl.training.source import DataConfig
-from fomo_ssl.training.unreadable import UnreadableScans
+from fomo_ssl.training.unreadable import UnreadableScans, unreadable_files
 
 
 @pytest.fixture
@@ -62,6 +62,13 @@ def test_what_an_earlier_process_met_counts(tmp_path: Path) -> None:
     assert len(again) == 1
     with pytest.raises(StoreError, match="2 scans"):
         again(met("b"))
+
+
+def test_a_scan_that_several_processes_met_counts_once(tmp_path: Path) -> None:
+    for rank, names in ((0, "ab"), (1, "b"), (3, "c")):
+        for name in names:
+            UnreadableScans(tmp_path, 9, rank)(UnreadableScan(7, StoreError("scan file missing", where=name)))
+    assert unreadable_files(tmp_path) == {"a", "b", "c"}
 
 
 @pytest.mark.parametrize("workers", [0, 2])
