@@ -10,6 +10,7 @@ from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 
 from fomo_ssl.core.files import write_text
 from fomo_ssl.training.reading import read_metrics
+from fomo_ssl.training.record import digest
 
 FIRST = ("samples", "loss")
 
@@ -77,5 +78,7 @@ def build_loggers(run: Path, samples_seen: int, wandb: Mapping[str, Any] | None 
     board = TensorBoardLogger(run / "tensorboard", name="", version="", purge_step=purge)
     loggers: list[Logger] = [MetricsFile(run / "metrics.csv", samples_seen), board]
     if wandb is not None:
-        loggers.append(WandbLogger(save_dir=run, id=run.name, resume="allow", **wandb))
+        # A run that is continued is told by its folder, since other folders may have the same name.
+        own = f"{run.name}-{digest({'run': str(run.resolve())})}"
+        loggers.append(WandbLogger(name=run.name, save_dir=run, id=own, resume="allow", **wandb))
     return loggers

@@ -97,8 +97,8 @@ def build_trainer(
                 **{name: value for name, value in options.items() if value is not None},
             }
         )
-    except (ValueError, TypeError, RuntimeError) as error:
-        # MisconfigurationException is none of Lightning's public names; it derives from Exception alone.
+    except Exception as error:
+        # Its MisconfigurationException, of a device that is not there, derives from Exception alone.
         raise ConfigError(f"Lightning refuses the trainer settings: {error}", way_out="See conf/trainer") from error
 
 

@@ -7,6 +7,7 @@ import matplotlib.image
 import numpy as np
 import pytest
 import torch
+from lightning.pytorch.loggers import WandbLogger
 from safetensors.torch import load_file
 from training_runs import file_digests, small_run
 
@@ -16,9 +17,11 @@ from fomo_ssl.objectives.base import Preview
 from fomo_ssl.synthetic.phantoms import phantom
 from fomo_ssl.training.callbacks.health import HealthConfig
 from fomo_ssl.training.callbacks.previews import draw_preview
+from fomo_ssl.training.loggers import build_loggers
 from fomo_ssl.training.reading import read_metrics, read_record
 from fomo_ssl.training.record import changes, claim, digest, write_record
 from fomo_ssl.training.run import PretrainResult
+from fomo_ssl.training.source import DataConfig
 from fomo_ssl.training.trainer import check_options, choose_precision
 
 
@@ -131,6 +134,32 @@ def test_wandb_writes_offline(store: Path, tmp_path: Path, monkeypatch: pytest.M
     assert list((tmp_path / "run").glob("wandb/offline-run-*/*.wandb"))
 
 
+def test_runs_of_one_name_are_apart_in_wandb(tmp_path: Path) -> None:
+    """As those of several lengths are: every one lies in a folder `samples_<length>`."""
+
+    def wandb_run(run: Path) -> tuple[str | None, str | None]:
+        logger = build_loggers(run, 0, {"project": "p", "offline": True})[-1]
+        assert isinstance(logger, WandbLogger)
+        return logger.version, logger._name
+
+    first, second = wandb_run(tmp_path / "a" / "samples_8"), wandb_run(tmp_path / "b" / "samples_8")
+    assert first[0] != second[0]
+    assert wandb_run(tmp_path / "b" / ".." / "a" / "samples_8") == first
+    assert first[1] == second[1] == "samples_8"
+
+
+def test_too_few_held_out_scans_for_a_contrast_cost_its_loss_and_not_the_run(
+    store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = DataConfig(held_out=1, sequences=("t1",), workers=0)
+    small_run(store, tmp_path / "run", objective="hybrid", data=data)
+    rows = read_metrics(tmp_path / "run" / "metrics.csv")
+    assert not any("held_out/loss" in row for row in rows)
+    assert len(list((tmp_path / "run" / "previews").glob("samples_*.png"))) == 2
+    said = [line for line in capsys.readouterr().err.splitlines() if "held_out/loss" in line]
+    assert said == ["no held_out/loss: a contrastive batch of one sample has no negatives (data.held_out)"]
+
+
 def test_nobody_held_out(store: Path, tmp_path: Path, held_out: Callable[[float], dict[str, object]]) -> None:
     small_run(store, tmp_path / "run", samples=4, **held_out(0.0))
     assert not list((tmp_path / "run" / "previews").glob("samples_*"))
@@ -138,8 +167,6 @@ def test_nobody_held_out(store: Path, tmp_path: Path, held_out: Callable[[float]
 
 def test_excluded_scans_are_not_trained_on(store: Path, tmp_path: Path) -> None:
     from fomo_ssl.corpus.store import Store
-    from fomo_ssl.training.source import DataConfig
-
     paths = Store.open(store).index.column("path").to_pylist()
     (tmp_path / "flags.csv").write_text("path\n" + "\n".join(paths[:4]))
     small_run(store, tmp_path / "run", samples=4, data=DataConfig(0.0, exclude=tmp_path / "flags.csv", workers=0))
@@ -151,8 +178,6 @@ def test_excluded_scans_are_not_trained_on(store: Path, tmp_path: Path) -> None:
 
 @pytest.fixture
 def held_out() -> Callable[[float], dict[str, object]]:
-    from fomo_ssl.training.source import DataConfig
-
     return lambda fraction: {"data": DataConfig(held_out=fraction, workers=0)}
 
 
@@ -162,6 +187,11 @@ def test_trainer_options() -> None:
         check_options({"acelerator": "cpu"})
     with pytest.raises(ConfigError, match=r"trainer\.max_steps cannot be set"):
         check_options({"max_steps": 3})
+
+
+def test_a_device_that_is_not_there_is_one_line(store: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="Lightning refuses the trainer settings"):
+        small_run(store, tmp_path / "run", trainer={"accelerator": "tpu"})
 
 
 def test_precision() -> None:

@@ -1,5 +1,6 @@
 """Pictures of what the model makes of scans it never trains on, and its loss there."""
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +8,7 @@ import lightning as L
 import numpy as np
 import torch
 
+from fomo_ssl.core.errors import ConfigError
 from fomo_ssl.core.types import CropBatch, Views
 from fomo_ssl.objectives.base import Preview
 from fomo_ssl.objectives.gather import apart
@@ -29,6 +31,7 @@ class Previews(L.Callback):
     def __init__(self, folder: Path, views: Views, every_samples: int) -> None:
         self.folder, self.views, self.every_samples = folder, views, every_samples
         self._shown_at = 0
+        self._said = False
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         assert isinstance(pl_module, PretrainModule)
@@ -58,13 +61,24 @@ class Previews(L.Callback):
             apart(),
             trainer.precision_plugin.forward_context(),
         ):
-            loss = float(module.objective(views, trainer.global_step).loss)
+            loss = self._loss(module, views)
             preview = module.objective.preview(views)
         module.objective.train(was_training)
-        for logger in trainer.loggers:
-            logger.log_metrics({"held_out/loss": loss}, step=seen)
+        if loss is not None:
+            for logger in trainer.loggers:
+                logger.log_metrics({"held_out/loss": loss}, step=seen)
         if preview is not None:
             draw_preview(preview, self.folder / f"samples_{seen:09d}.png")
+
+    def _loss(self, module: PretrainModule, views: Views) -> float | None:
+        """None, which is said once, where the objective compares samples and these are too few."""
+        try:
+            return float(module.objective(views, module.global_step).loss)
+        except ConfigError as error:
+            if not self._said:
+                print(f"no held_out/loss: {error.what} (data.held_out)", file=sys.stderr)
+                self._said = True
+            return None
 
 
 def draw_preview(preview: Preview, path: Path, samples: int = 4) -> None:
