@@ -150,10 +150,15 @@ def build_optim(values: Mapping[str, Any]) -> "OptimConfig":
     """The group `optim`."""
     from fomo_ssl.training.optim import OptimConfig
 
-    first, second = values["betas"]
+    betas = values["betas"]
+    if not isinstance(betas, list | tuple) or len(betas) != 2:
+        raise ConfigError(f"optim.betas={betas} are not two numbers", way_out="Give optim.betas=[0.9,0.95]")
+    first, second = (number(beta, "optim.betas") for beta in betas)
+    if max(first, second) >= 1.0:
+        raise ConfigError(f"optim.betas={betas} are not below 1", way_out="Give optim.betas=[0.9,0.95]")
     named = {name: number(values[name], f"optim.{name}") for name in values if name not in ("betas", "schedule")}
     schedule: Any = choice(values["schedule"], "optim.schedule", ("cosine", "constant"))
-    return OptimConfig(betas=(float(first), float(second)), schedule=schedule, **named)
+    return OptimConfig(betas=(first, second), schedule=schedule, **named)
 
 
 def build_data(values: Mapping[str, Any]) -> "DataConfig":
@@ -161,6 +166,8 @@ def build_data(values: Mapping[str, Any]) -> "DataConfig":
     from fomo_ssl.training.source import DataConfig
 
     sequences = values["sequences"]
+    if sequences is not None and not isinstance(sequences, list | tuple):
+        raise ConfigError(f"data.sequences={sequences} is no list", way_out=f"Give data.sequences=[{sequences}]")
     held_out = values["held_out"]
     return DataConfig(
         held_out=held_out if isinstance(held_out, int) else number(held_out, "data.held_out"),
@@ -193,7 +200,10 @@ def build_health(values: Mapping[str, Any]) -> "HealthConfig":
 
 
 def _weights(values: Mapping[str, Any], key: str) -> dict[str, float]:
-    return {name: number(weight, f"data.{key}.{name}") for name, weight in values[key].items()}
+    weights = values[key]
+    if not isinstance(weights, Mapping):
+        raise ConfigError(f"data.{key}={weights} names nothing to weight", way_out=f"Give +data.{key}.NAME=2")
+    return {name: number(weight, f"data.{key}.{name}") for name, weight in weights.items()}
 
 
 def describe(result: "PretrainResult") -> str:

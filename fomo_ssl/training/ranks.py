@@ -122,27 +122,25 @@ def join_ranks(options: Mapping[str, Any]) -> Ranks:
     """
     environment = cluster_environment()
     world = environment.world_size()
-    nodes = int(options.get("num_nodes") or _nodes(world))
-    devices = options.get("devices") or world // nodes
-    wanted = nodes * (len(devices) if isinstance(devices, list | tuple) else _number(devices))
+    nodes = _number(options.get("num_nodes") or _nodes(world), "num_nodes")
+    devices = options.get("devices") or max(1, world // nodes)
+    chosen = devices if isinstance(devices, list | tuple) else range(_number(devices, "devices"))
+    wanted = nodes * len(chosen)
     strategy = str(options.get("strategy") or STRATEGY)
     if strategy != "auto" and not strategy.startswith("ddp"):
         # The looks of the first process would wait for shards that nobody sends.
         raise ConfigError(f"trainer.strategy={strategy} is not supported", way_out="Give ddp, or a variant of it")
     if wanted != world:
-        way_out = (
-            f"Start with torchrun --nproc-per-node={wanted // nodes} -m fomo_ssl.pretrain ..., one process a device"
-        )
-        raise ConfigError(
-            f"trainer.devices asks for {wanted} devices, but {world} processes were started", way_out=way_out
-        )
+        started = f"{'' if nodes == 1 else f'--nnodes={nodes} '}--nproc-per-node={len(chosen)}"
+        way_out = f"Start with torchrun {started} -m fomo_ssl.pretrain ..., one process a device"
+        raise ConfigError(f"trainer asks for {wanted} devices, but {world} processes were started", way_out=way_out)
     if world == 1:
         return ALONE
     if not dist.is_initialized():
         uses_gpu = options.get("accelerator", "auto") in ("auto", "gpu", "cuda") and torch.cuda.is_available()
         os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"] = environment.main_address, str(environment.main_port)
         if uses_gpu:
-            torch.cuda.set_device(environment.local_rank())
+            torch.cuda.set_device(chosen[environment.local_rank()])
         backend, rank = "nccl" if uses_gpu else "gloo", environment.global_rank()
         dist.init_process_group(backend, rank=rank, world_size=world, timeout=_PATIENCE)
         atexit.register(_leave)
@@ -154,10 +152,10 @@ def _nodes(world: int) -> int:
     return world // int(local) if local else int(os.environ.get("SLURM_NNODES", 1)) if world > 1 else 1
 
 
-def _number(devices: Any) -> int:
-    if isinstance(devices, int) and not isinstance(devices, bool) and devices > 0:
-        return devices
-    raise ConfigError(f"trainer.devices={devices} is neither a number nor a list", way_out="Give trainer.devices=2")
+def _number(value: Any, name: str) -> int:
+    if isinstance(value, int) and not isinstance(value, bool) and value > 0:
+        return value
+    raise ConfigError(f"trainer.{name}={value} is no whole number of at least 1", way_out=f"Give trainer.{name}=2")
 
 
 def _leave() -> None:

@@ -136,6 +136,13 @@ def test_mistakes_in_values(capsys: pytest.CaptureFixture[str], store: Path, tmp
         ("objective.mask_ratio=7", "objective refuses"),
         ("data.held_out=9", "held_out=9"),
         ("+trainer.acelerator=cpu", "trainer.acelerator"),
+        ("optim.betas=0.9", "optim.betas"),
+        ("optim.betas=[0.9,1.5]", "optim.betas"),
+        ("data.dataset_weights=3", "data.dataset_weights"),
+        ("data.sequences=T1", "data.sequences"),
+        ("data.held_out=few", "data.held_out"),
+        ("trainer.num_nodes=two", "trainer.num_nodes"),
+        ("trainer.num_nodes=2", "asks for 2 devices"),
     ):
         message = one_line(capsys, f"store={store}", f"run={tmp_path / 'r'}", "encoder=resenc_t", override)
         assert expected in message
