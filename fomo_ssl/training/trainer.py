@@ -117,7 +117,7 @@ def quiet() -> Iterator[None]:
             warnings.filterwarnings("ignore", message="GPU available but not used.*")
             # Looks at the run's health may be turned off between two processes of it.
             warnings.filterwarnings("ignore", message="Be aware that when using `ckpt_path`.*'Health'")
-            # At 16-mixed the first steps are skipped where gradients overflow, and the rate goes by samples all the same.
+            # At 16-mixed, steps whose gradients overflow are skipped, the first one too.
             warnings.filterwarnings("ignore", message=r"Detected call of `lr_scheduler\.step\(\)` before")
             # Lightning 2.6 with torch 2.14.
             warnings.filterwarnings("ignore", message=".*LeafSpec.*is deprecated")
