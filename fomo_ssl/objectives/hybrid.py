@@ -117,6 +117,7 @@ class Hybrid(Objective):
             member.borrow_encoder()
         self.members = nn.ModuleDict(built)
         self.weights = dict(weights)
+        self._names = {label: str(arguments.get("name", label)) for label, arguments in members.items()}
 
     def _each(self) -> Iterator[tuple[str, Objective]]:
         for label, member in self.members.items():
@@ -138,17 +139,22 @@ class Hybrid(Objective):
         return super().masks(views, step)
 
     def score(self, encoded: list[Encoded], views: Views, step: int) -> ObjectiveOutput:
-        """The members' losses, weighted; their terms and monitors side by side."""
+        """The members' losses, weighted; their terms and monitors side by side, under the members' labels."""
         loss = encoded[0].embedding.new_zeros((), dtype=torch.float32)
         total = ObjectiveOutput(loss=loss)
         for label, member in self._each():
             part = member.score(encoded, views, step)
             weight = weight_at(self.weights[label], step)
             total.loss = total.loss + weight * part.loss
-            total.terms |= part.terms | {f"hybrid/weight_{label}": loss.new_tensor(weight)}
-            total.health |= part.health
+            total.terms |= self._labelled(part.terms, label) | {f"hybrid/weight_{label}": loss.new_tensor(weight)}
+            total.health |= self._labelled(part.health, label)
         total.terms["hybrid/loss"] = total.loss.detach()
         return total
+
+    def _labelled(self, parts: Mapping[str, Tensor], label: str) -> dict[str, Tensor]:
+        """Under the member's label in place of its objective's name, which another member may have too."""
+        own = f"{self._names[label]}/"
+        return {f"{label}/{k.removeprefix(own)}" if k.startswith(own) else k: value for k, value in parts.items()}
 
     def after_step(self, step: int) -> None:
         """Move the teacher, and let every member move its slow heads and queue."""
@@ -174,6 +180,8 @@ def _check_weights(members: Mapping[str, Mapping[str, Any]], weights: Mapping[st
             way_out="give every member one weight",
         )
     for label, weight in weights.items():
+        if not isinstance(weight, int | float | Mapping | Sequence):
+            raise ConfigError(f"weight of {label!r} is {weight}", way_out="give a number, a ramp or points")
         if isinstance(weight, Mapping) and (set(weight) != {"start", "end", "steps"} or weight["steps"] <= 0):
             raise ConfigError(
                 f"weight of {label!r} is neither a number nor a ramp: {dict(weight)}",

@@ -110,6 +110,17 @@ def test_a_ramp_reaches_the_loss(vit: Encoder, make_views: MakeViews) -> None:
     assert torch.allclose(last.loss, last.terms["mae/loss"] + last.terms["contrastive/loss"])
 
 
+def test_two_members_of_one_objective_are_logged_apart(vit: Encoder, make_views: MakeViews) -> None:
+    members = {"contrastive": {}, "sharp": {"name": "contrastive", "temperature": 0.01}}
+    objective = create_objective("hybrid", vit, members=members, weights={"contrastive": 1.0, "sharp": 2.0}).eval()
+    output = objective(make_views(n=2), 0)
+    assert {"contrastive/loss", "sharp/loss", "hybrid/weight_sharp", "hybrid/loss"} == set(output.terms) - {
+        "hybrid/weight_contrastive"
+    }
+    assert {"contrastive/accuracy", "sharp/accuracy"} <= set(output.health)
+    assert torch.allclose(output.loss, output.terms["contrastive/loss"] + 2.0 * output.terms["sharp/loss"])
+
+
 def test_the_richest_views_serve_everyone() -> None:
     overlap = ViewSpec(n=2, pairing="overlap", min_overlap=0.6)
     assert richest([ViewSpec(), overlap]) == overlap
@@ -126,6 +137,7 @@ def test_the_richest_views_serve_everyone() -> None:
     ("arguments", "message"),
     [
         ({"members": {"mae": {}}}, "weights for"),
+        ({"weights": {"mae": 1.0, "contrastive": None}}, "weight of 'contrastive' is None"),
         ({"weights": {"mae": 1.0, "contrastive": {"start": 0.0, "end": 1.0}}}, "neither a number nor a ramp"),
         ({"weights": {"mae": 1.0, "contrastive": {"start": 0.0, "end": 1.0, "steps": 0}}}, "positive number of steps"),
         ({"weights": {"mae": 1.0, "contrastive": [[5, 0.1], [5, 0.2]]}}, "no row of points"),
