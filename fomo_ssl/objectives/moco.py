@@ -64,11 +64,11 @@ class MoCo(Objective):
 
     def score(self, encoded: list[Encoded], views: Views, step: int) -> ObjectiveOutput:
         """Both directions between the first two views."""
-        keys = [self._project(one.taught) for one in encoded[:2]]
+        keys = [gather_rows(self._project(one.taught)) for one in encoded[:2]]
         losses, found = [], []
         for view, partner in ((0, 1), (1, 0)):
             query = self.predictor(self.projector(encoded[view].embedding))
-            batch, target = gather_rows(keys[partner])
+            batch, target = keys[partner]
             logits = cosine(query, torch.cat((batch, self.queue[: int(self.filled)]))) / self.temperature
             if logits.shape[1] < 2:
                 raise ConfigError(
@@ -78,7 +78,7 @@ class MoCo(Objective):
             losses.append(F.cross_entropy(logits, target) * 2.0 * self.temperature)
             found.append((logits.detach().argmax(1) == target).float().mean())
         if torch.is_grad_enabled():  # a step, maybe one of its micro-batches, and not somebody's look at held-out scans
-            self._new += [gather_rows(key)[0] for key in keys]
+            self._new += [batch for batch, _ in keys]
         loss = torch.stack(losses).mean()
         return ObjectiveOutput(
             loss=loss,
