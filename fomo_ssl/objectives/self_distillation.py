@@ -7,17 +7,18 @@ embeddings apart, as DINOv2 (Oquab et al. 2023, arXiv 2304.07193) puts them toge
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from fomo_ssl.core.errors import ConfigError
 from fomo_ssl.core.types import Pairing, Views, ViewSpec
 from fomo_ssl.encoders.base import Encoder
+from fomo_ssl.layers.tokens import gather_tokens
 from fomo_ssl.layers.transformer import init_transformer
 from fomo_ssl.objectives.base import Encoded, Mask, Objective, ObjectiveOutput, mask_to_voxels, objectives
 from fomo_ssl.objectives.gather import gather_rows
 from fomo_ssl.objectives.losses import cosine
-from fomo_ssl.objectives.masking import view_mask
+from fomo_ssl.objectives.masking import hidden_count, view_mask
 
 
 class PrototypeHead(nn.Module):
@@ -150,19 +151,23 @@ class SelfDistillation(Objective):
     @torch.no_grad()
     def _note(self, outputs: list[Tensor], patches: list[Tensor]) -> None:
         """Keep what the centres move to at the end of the step."""
-        means = (torch.cat(outputs), torch.cat(patches).flatten(0, 1))
-        self._new.append((gather_rows(means[0])[0].mean(0), gather_rows(means[1])[0].mean(0)))
+        means = [torch.cat(rows).flatten(0, -2).mean(0, keepdim=True) for rows in (outputs, patches)]
+        scan, patch = (gather_rows(mean)[0].mean(0) for mean in means)
+        self._new.append((scan, patch))
 
     def _sharpen(self, output: Float[Tensor, "... k"], center: Float[Tensor, "k"]) -> Float[Tensor, "... k"]:
         return ((output - center) / self.teacher_temperature).softmax(-1)
 
     def _ibot(self, encoded: Encoded, taught: Float[Tensor, "b n k"], mask: Mask) -> Float[Tensor, ""]:
+        """Mean over the hidden places, which are as many in every sample; the others are not projected."""
         assert encoded.features is not None
-        places = encoded.features[-1].flatten(2).transpose(1, 2)
-        said = self.heads["patch"](places.flatten(0, 1)).unflatten(0, places.shape[:2]) / self.student_temperature
-        hidden: Bool[Tensor, "b n"] = mask.flatten(1)
-        errors = cross_entropy(said, self._sharpen(taught, self.patch_center))
-        return (errors * hidden).sum() / hidden.sum()
+        x, y, z = mask.shape[1:]
+        count = hidden_count((x, y, z), self.mask_ratio)
+        hidden = mask.flatten(1).int().argsort(dim=1, descending=True, stable=True)[:, :count]
+        places = gather_tokens(encoded.features[-1].flatten(2).transpose(1, 2), hidden)
+        said = self.heads["patch"](places.flatten(0, 1)) / self.student_temperature
+        aim = self._sharpen(gather_tokens(taught, hidden), self.patch_center)
+        return cross_entropy(said, aim.flatten(0, 1)).mean()
 
     def _mask(self, views: Views, view: int) -> Mask:
         x, y, z = views.images[view].shape[2:]
