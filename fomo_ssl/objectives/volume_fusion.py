@@ -77,9 +77,9 @@ def fusion_classes(
     count = patches // 4 + (uniform(fold(keys, "count")) * (patches - patches // 4 + 1)).long()
     lengths = edge[0] + (edge[1] - edge[0]) * draws[..., :3]
     starts = draws[..., 3:6] * (1.0 - lengths)
-    classes = 1 + (draws[..., 6] * steps).long()
+    classes = 1 + (draws[..., 6] * steps).to(torch.int16)  # small while whole volumes are written again and again
     places = [(torch.arange(voxels, device=keys.device) + 0.5) / voxels for voxels in size]
-    result = torch.zeros(len(keys), *size, dtype=torch.int64, device=keys.device)
+    result = torch.zeros(len(keys), *size, dtype=torch.int16, device=keys.device)
     for box in range(patches):
         x, y, z = (
             (place >= starts[:, box, axis, None]) & (place < (starts + lengths)[:, box, axis, None])
@@ -87,7 +87,7 @@ def fusion_classes(
         )
         inside = x[:, :, None, None] & y[:, None, :, None] & z[:, None, None] & (box < count)[:, None, None, None]
         result = torch.where(inside, classes[:, box, None, None, None], result)
-    return result
+    return result.long()
 
 
 def soft_dice_loss(probability: Float[Tensor, "b k x y z"], truth: Int64[Tensor, "b x y z"]) -> Float[Tensor, ""]:
