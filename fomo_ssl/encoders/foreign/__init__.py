@@ -1,7 +1,8 @@
 """Weights of other projects: one file a format, each tensor accounted for.
 
-A format is a module with `NAME`, `recognises(content)` for a checkpoint's dictionary and `read(path) -> Imported`; one
-that can be written has `write(encoder, folder, facts)`. A new one is a file and its name in `FORMATS`.
+A format is a module with `NAME`, and for a checkpoint's dictionary `recognises(content)` and
+`read(content, where) -> Imported`; one that can be written has `write(encoder, folder, facts)`. A new one is a file and
+its name in `FORMATS`.
 """
 
 from collections.abc import Mapping
@@ -34,7 +35,7 @@ class Format(Protocol):
 
     def recognises(self, content: Mapping[str, Any], /) -> bool: ...
 
-    def read(self, path: Path, /) -> Imported: ...
+    def read(self, content: Mapping[str, Any], where: Path, /) -> Imported: ...
 
 
 class Exporter(Protocol):
@@ -53,19 +54,19 @@ def import_weights(path: Path, name: str | None = None) -> Imported:
     """Read foreign weights; without a format's name, the first format that recognises the file.
 
     Raises:
-        ForeignWeightsError: no format of this name, none recognises the file, or see its `read`.
+        ForeignWeightsError: no format of this name, none recognises the file, or see `read_tensors` and its `read`.
     """
     known = f"known: {', '.join(FORMATS)}"
     if name is not None and name not in FORMATS:
         raise ForeignWeightsError(f"unknown format {name!r}", way_out=known)
+    content = read_tensors(path)
     if name is None:
-        content = read_tensors(path)
         name = next((format_.NAME for format_ in FORMATS.values() if format_.recognises(content)), None)
         if name is None:
             keys = ", ".join(map(str, list(content)[:4]))
             what = f"no known format; its keys begin with {keys}"
             raise ForeignWeightsError(what, where=path, way_out=f"Name it with --format, {known}")
-    return FORMATS[name].read(path)
+    return FORMATS[name].read(content, path)
 
 
 def export_weights(encoder: Encoder, folder: Path, facts: Facts, name: str) -> None:

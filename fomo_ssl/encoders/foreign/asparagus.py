@@ -18,7 +18,7 @@ from fomo_ssl.encoders.base import Encoder, create_encoder
 from fomo_ssl.encoders.foreign.fomo25 import STEM as UNET_STEM
 from fomo_ssl.encoders.foreign.fomo25 import unet_for
 from fomo_ssl.encoders.foreign.keys import bare, bare_tensors, refuse_leftovers, tensors, training_crop
-from fomo_ssl.encoders.foreign.transfer import Imported, read_tensors, transfer
+from fomo_ssl.encoders.foreign.transfer import Imported, transfer
 from fomo_ssl.encoders.presets import RESENC
 
 NAME = "asparagus"
@@ -35,26 +35,24 @@ def recognises(content: Mapping[str, Any]) -> bool:
     return any(stem.replace(".conv.weight", ".norm_op.weight") in state for stem in (UNET_STEM, _RESENC_STEM))
 
 
-def read(path: Path) -> Imported:
+def read(content: Mapping[str, Any], where: Path) -> Imported:
     """An encoder from a Lightning checkpoint, or a bare state dict, of asparagus.
 
     Raises:
-        ForeignWeightsError: not of this format; a classifier's ResEnc, whose skips pool otherwise; or see
-            `read_tensors` and `transfer`.
+        ForeignWeightsError: not of this format; a classifier's ResEnc, whose skips pool otherwise; or see `transfer`.
     """
-    content = read_tensors(path)
     if not recognises(content):
         raise ForeignWeightsError(
             f"no UNet or ResEnc of asparagus: neither {UNET_STEM} nor {_RESENC_STEM} with a norm_op is in it",
-            where=path,
+            where=where,
         )
     state = bare_tensors(content)
     is_unet = UNET_STEM in state
-    encoder = unet_for(state[UNET_STEM], path) if is_unet else _resenc_for(state, path)
+    encoder = unet_for(state[UNET_STEM], where) if is_unet else _resenc_for(state, where)
     name_of = _unet_name if is_unet else _resenc_name
 
-    report = transfer(encoder, tensors(content), lambda name: name_of(bare(name)), source=NAME, where=path)
-    refuse_leftovers(report, lambda name: name.startswith("encoder."), path)
+    report = transfer(encoder, tensors(content), lambda name: name_of(bare(name)), source=NAME, where=where)
+    refuse_leftovers(report, lambda name: name.startswith("encoder."), where)
     source = {"source": "asparagus checkpoint", "citations": ["https://github.com/Sllambias/asparagus"]}
     return Imported(encoder, report, 1.0, training_crop(content, _CROP), "zscore_volume", (), source)
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from fomo_ssl.core.errors import ForeignWeightsError
 from fomo_ssl.encoders.base import Encoder, create_encoder
 from fomo_ssl.encoders.foreign.keys import bare, bare_tensors, refuse_leftovers, tensors, training_crop
-from fomo_ssl.encoders.foreign.transfer import Imported, read_tensors, transfer
+from fomo_ssl.encoders.foreign.transfer import Imported, transfer
 from fomo_ssl.encoders.presets import UNET
 
 NAME = "fomo25"
@@ -32,16 +32,15 @@ def recognises(content: Mapping[str, Any]) -> bool:
     return STEM in state and STEM.replace(".conv.", ".norm.") in state
 
 
-def read(path: Path) -> Imported:
+def read(content: Mapping[str, Any], where: Path) -> Imported:
     """An encoder from a Lightning checkpoint, or a bare state dict, of a FOMO25 baseline.
 
     Raises:
-        ForeignWeightsError: not of this format, or see `read_tensors` and `transfer`.
+        ForeignWeightsError: not of this format, or see `transfer`.
     """
-    content = read_tensors(path)
     if not recognises(content):
-        raise ForeignWeightsError(f"no UNet of the FOMO25 baselines: {STEM} and its norm are not in it", where=path)
-    encoder = unet_for(bare_tensors(content)[STEM], path)
+        raise ForeignWeightsError(f"no UNet of the FOMO25 baselines: {STEM} and its norm are not in it", where=where)
+    encoder = unet_for(bare_tensors(content)[STEM], where)
 
     def rename(name: str) -> str | None:
         unit = _UNIT.fullmatch(bare(name))
@@ -50,8 +49,8 @@ def read(path: Path) -> Imported:
         stage, layer, part, kind = unit.groups()
         return f"stages.{stage or 0}.{int(layer) - 1}.{part}.{kind}"
 
-    report = transfer(encoder, tensors(content), rename, source=NAME, where=path)
-    refuse_leftovers(report, lambda name: name.startswith("encoder."), path)
+    report = transfer(encoder, tensors(content), rename, source=NAME, where=where)
+    refuse_leftovers(report, lambda name: name.startswith("encoder."), where)
     source = {"source": "FOMO25 baseline checkpoint", "citations": ["arXiv 2604.11679", "arXiv 2408.00640"]}
     return Imported(encoder, report, 1.0, training_crop(content, _CROP), "unit_range_p99", (), source)
 

@@ -30,7 +30,7 @@ from fomo_ssl.encoders.foreign.nnssl_plan import (
     resenc_architecture,
     write_plan,
 )
-from fomo_ssl.encoders.foreign.transfer import Facts, Imported, TransferReport, read_tensors, transfer
+from fomo_ssl.encoders.foreign.transfer import Facts, Imported, TransferReport, transfer
 from fomo_ssl.encoders.presets import PRIMUS
 from fomo_ssl.encoders.primus import Primus
 from fomo_ssl.encoders.resenc import ResEnc
@@ -49,18 +49,19 @@ def recognises(content: Mapping[str, Any]) -> bool:
     return "network_weights" in content and "nnssl_adaptation_plan" in content
 
 
-def read(path: Path) -> Imported:
+def read(content: Mapping[str, Any], where: Path) -> Imported:
     """An encoder from `checkpoint_final.pth` of nnssl.
 
     Raises:
-        ForeignWeightsError: see `read_tensors`, `read_plan` and `transfer`.
+        ForeignWeightsError: no weights beside its plan, or see `read_plan` and `transfer`.
     """
-    content = read_tensors(path)
-    plan = read_plan(content, path)
-    state: Mapping[str, Tensor] = content["network_weights"]
+    plan = read_plan(content, where)
+    state: Mapping[str, Tensor] | None = content.get("network_weights")
+    if state is None:
+        raise ForeignWeightsError("a plan, but no network_weights", where=where, way_out="Give checkpoint_final.pth")
     own: Mapping[str, Any] = content.get(_OWN, {})
     if plan.is_primus:
-        encoder, report = _read_primus(plan, state, tuple(own.get("token_order", _SWAPPED)), path)
+        encoder, report = _read_primus(plan, state, tuple(own.get("token_order", _SWAPPED)), where)
     else:
         encoder = create_encoder(plan.encoder, plan.in_channels, **plan.arguments)
         order = inverse(plan.axes)
@@ -68,8 +69,8 @@ def read(path: Path) -> Imported:
         def change(target: str, tensor: Tensor) -> tuple[Tensor, str]:
             return (turn_kernel(tensor, order), "turned") if tensor.ndim == 5 else (tensor, "copied")
 
-        report = transfer(encoder, state, _resenc_names(plan), source=NAME, where=path, change=change)
-    refuse_leftovers(report, lambda name: name.startswith((f"{plan.body}.", f"{plan.stem}.")), path)
+        report = transfer(encoder, state, _resenc_names(plan), source=NAME, where=where, change=change)
+    refuse_leftovers(report, lambda name: name.startswith((f"{plan.body}.", f"{plan.stem}.")), where)
     pretrain = content["nnssl_adaptation_plan"]["pretrain_plan"]
     source = {
         "source": "nnssl checkpoint",

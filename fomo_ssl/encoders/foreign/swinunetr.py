@@ -23,7 +23,7 @@ from fomo_ssl.core.errors import ForeignWeightsError
 from fomo_ssl.core.files import atomic_folder, write_json
 from fomo_ssl.encoders.base import Encoder, create_encoder
 from fomo_ssl.encoders.foreign.keys import bare, refuse_leftovers, tensors
-from fomo_ssl.encoders.foreign.transfer import Imported, read_tensors, transfer
+from fomo_ssl.encoders.foreign.transfer import Imported, transfer
 from fomo_ssl.encoders.presets import SWIN
 from fomo_ssl.encoders.swin import TABLE, Swin
 
@@ -40,21 +40,20 @@ def recognises(content: Mapping[str, Any]) -> bool:
     return {"patch_embed.proj.weight", f"layers1.0.blocks.0.attn.{TABLE}"} <= names
 
 
-def read(path: Path) -> Imported:
+def read(content: Mapping[str, Any], where: Path) -> Imported:
     """The Swin encoder of a checkpoint.
 
     Raises:
         ForeignWeightsError: no Swin transformer in it, one of another design (SwinUNETR-V2, patches other than 2³,
-            windows that are no cubes), or see `read_tensors` and `transfer`.
+            windows that are no cubes), or see `transfer`.
     """
-    content = read_tensors(path)
     if not recognises(content):
-        raise ForeignWeightsError("no Swin transformer of MONAI is in it", where=path)
+        raise ForeignWeightsError("no Swin transformer of MONAI is in it", where=where)
     state = tensors(content)
-    encoder = _encoder_for({_own_name(name) or name: tensor for name, tensor in state.items()}, path)
+    encoder = _encoder_for({_own_name(name) or name: tensor for name, tensor in state.items()}, where)
 
-    report = transfer(encoder, state, _own_name, source=NAME, where=path)
-    refuse_leftovers(report, lambda name: _own_name(name) is not None and not name.endswith(_INDEX), path)
+    report = transfer(encoder, state, _own_name, source=NAME, where=where)
+    refuse_leftovers(report, lambda name: _own_name(name) is not None and not name.endswith(_INDEX), where)
     source = {
         "source": "SwinUNETR checkpoint",
         "citations": ["arXiv 2111.14791", "arXiv 2201.01266"],

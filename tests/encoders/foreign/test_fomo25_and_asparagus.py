@@ -17,7 +17,7 @@ from torch import Tensor
 
 from fomo_ssl.core.errors import ForeignWeightsError
 from fomo_ssl.encoders import Encoder, create_encoder
-from fomo_ssl.encoders.foreign import asparagus, fomo25, plain
+from fomo_ssl.encoders.foreign import Imported, asparagus, fomo25, import_weights, plain
 from fomo_ssl.encoders.foreign.keys import bare
 
 FIXTURES = Path(__file__).parent / "fixtures"
@@ -53,6 +53,18 @@ def save(content: dict[str, object], path: Path) -> Path:
     return path
 
 
+def read(module: ModuleType, path: Path) -> Imported:
+    return import_weights(path, module.NAME)
+
+
+def test_a_file_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    path = save(lightning(kept("asparagus_unet")[0]), tmp_path / "last.ckpt")
+    load, opened = torch.load, []
+    monkeypatch.setattr(torch, "load", lambda file, **kwargs: (opened.append(file), load(file, **kwargs))[1])
+    assert import_weights(path).report.format == "asparagus"
+    assert opened == [path]
+
+
 @pytest.mark.parametrize("prefix", ["model.", "model._orig_mod.", ""])
 @pytest.mark.parametrize(("name", "module"), CASES)
 @torch.no_grad()
@@ -60,7 +72,7 @@ def test_the_original_and_ours_give_the_same_maps(name: str, module: ModuleType,
     state, image, maps = kept(name)
     content = lightning(state, prefix, patch_size=(96, 96, 64))
     assert [m.NAME for m in (fomo25, asparagus) if m.recognises(content)] == [module.NAME]
-    imported = module.read(save(content, tmp_path / "last.ckpt"))
+    imported = read(module, save(content, tmp_path / "last.ckpt"))
     for own, theirs in zip(imported.encoder.forward_features(image), maps, strict=True):
         torch.testing.assert_close(own, theirs, atol=1e-5, rtol=1e-5)
     unused = {bare(entry) for entry in imported.report.unused}
@@ -83,7 +95,7 @@ def as_unet(encoder: Encoder) -> dict[str, Tensor]:
 @pytest.mark.parametrize("name", ["unet_b", pytest.param("unet_xl", marks=pytest.mark.slow)])
 def test_full_sizes_have_their_presets_names(name: str, tmp_path: Path):
     donor = create_encoder(name)
-    imported = fomo25.read(save(lightning(as_unet(donor)), tmp_path / "last.ckpt"))
+    imported = read(fomo25, save(lightning(as_unet(donor)), tmp_path / "last.ckpt"))
     assert (imported.encoder.name, imported.encoder.arguments) == (name, {})
     assert imported.crop == (64, 64, 64)
     assert imported.report.parameters == sum(p.numel() for p in donor.parameters())
@@ -96,7 +108,7 @@ def test_resenc_b_of_asparagus_is_resenc_l(tmp_path: Path):
         f"encoder.{name.replace('stem_convs.0', 'stem.conv1').replace('.norm.', '.norm_op.')}": value
         for name, value in donor.state_dict().items()
     }
-    imported = asparagus.read(save(lightning(state), tmp_path / "last.ckpt"))
+    imported = read(asparagus, save(lightning(state), tmp_path / "last.ckpt"))
     assert (imported.encoder.name, imported.encoder.arguments) == ("resenc_l", {})
     assert imported.crop == (160, 160, 160)
 
@@ -124,10 +136,10 @@ def test_a_stage_too_many_or_too_few_is_refused(tmp_path: Path):
     state, *_ = kept("fomo25_unet")
     more = state | {"encoder.encoder_conv5.conv1.conv.weight": torch.zeros(1)}
     with pytest.raises(ForeignWeightsError, match="layers that ours has not"):
-        fomo25.read(save(lightning(more), tmp_path / "more.ckpt"))
+        read(fomo25, save(lightning(more), tmp_path / "more.ckpt"))
     fewer = {name: value for name, value in state.items() if ".conv2." not in name}
     with pytest.raises(ForeignWeightsError, match="are not in the file"):
-        fomo25.read(save(lightning(fewer), tmp_path / "fewer.ckpt"))
+        read(fomo25, save(lightning(fewer), tmp_path / "fewer.ckpt"))
 
 
 @pytest.mark.parametrize(("name", "module"), CASES)
@@ -135,7 +147,7 @@ def test_flat_networks_are_refused(name: str, module: ModuleType, tmp_path: Path
     state, *_ = kept(name)
     flat = {key: value[..., 0] if value.ndim == 5 else value for key, value in state.items()}
     with pytest.raises(ForeignWeightsError, match="2D network"):
-        module.read(save(lightning(flat), tmp_path / "last.ckpt"))
+        read(module, save(lightning(flat), tmp_path / "last.ckpt"))
 
 
 def test_a_classifiers_resenc_pools_otherwise(tmp_path: Path):
@@ -143,7 +155,7 @@ def test_a_classifiers_resenc_pools_otherwise(tmp_path: Path):
     head = {"decoder.fc.weight": torch.zeros(1, 4), "decoder.fc.bias": torch.zeros(1)}
     encoder = {name: value for name, value in state.items() if name.startswith("encoder.")}
     with pytest.raises(ForeignWeightsError, match="maximum where ours average"):
-        asparagus.read(save(lightning(encoder | head), tmp_path / "last.ckpt"))
+        read(asparagus, save(lightning(encoder | head), tmp_path / "last.ckpt"))
 
 
 def test_hyper_parameters_that_need_code_come_with_the_way_out(tmp_path: Path):
@@ -151,17 +163,17 @@ def test_hyper_parameters_that_need_code_come_with_the_way_out(tmp_path: Path):
     content = lightning(state, patch_size=OmegaConf.create([160, 160, 160]))
     path = save(content, tmp_path / "last.ckpt")
     with pytest.raises(ForeignWeightsError, match="weights_only=False") as caught:
-        asparagus.read(path)
+        read(asparagus, path)
     assert "carries code" in str(caught.value)
     torch.save(torch.load(path, weights_only=False)["state_dict"], tmp_path / "plain.pt")
-    assert asparagus.read(tmp_path / "plain.pt").crop == (160, 160, 160)
+    assert read(asparagus, tmp_path / "plain.pt").crop == (160, 160, 160)
 
 
 def test_each_refuses_the_other(tmp_path: Path):
     for (name, _), module in zip(CASES, (asparagus, fomo25, fomo25), strict=True):
         state, *_ = kept(name)
         with pytest.raises(ForeignWeightsError, match=r"no UNet (or ResEnc )?of"):
-            module.read(save(lightning(state), tmp_path / "last.ckpt"))
+            read(module, save(lightning(state), tmp_path / "last.ckpt"))
 
 
 def test_a_plain_state_dict_builds_the_encoder_again(tmp_path: Path):

@@ -215,6 +215,15 @@ def test_a_list_where_a_plan_has_a_table_is_an_incomplete_plan(tmp_path: Path) -
         import_weights(file)
 
 
+def test_a_plan_without_weights_is_refused(tmp_path: Path) -> None:
+    file = checkpoint(tmp_path / "a.pth", foreign_resenc(resenc()), resenc_architecture(**SMALL))
+    content = torch.load(file, weights_only=True)
+    del content["network_weights"]
+    torch.save(content, file)
+    with pytest.raises(ForeignWeightsError, match="no network_weights"):
+        import_weights(file, "nnssl")
+
+
 def test_a_file_of_no_known_format_names_its_keys(tmp_path: Path) -> None:
     torch.save({"weights": torch.zeros(1)}, tmp_path / "a.pth")
     with pytest.raises(ForeignWeightsError, match="its keys begin with weights"):

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fomo_ssl.core.errors import ForeignWeightsError
 from fomo_ssl.encoders import create_encoder
-from fomo_ssl.encoders.foreign import swinunetr
+from fomo_ssl.encoders.foreign import import_weights, swinunetr
 
 SMALL = {"feature_size": 12, "depths": (2, 1, 1, 1), "num_heads": (2, 2, 4, 4), "window_size": 3}
 
@@ -65,7 +65,7 @@ def test_every_spelling_gives_monais_numbers(net: SwinUNETR, spelling: str, tmp_
     content = SPELLINGS[spelling](net)
     torch.save(content, tmp_path / "weights.pt")
     assert swinunetr.recognises(content)
-    imported = swinunetr.read(tmp_path / "weights.pt")
+    imported = import_weights(tmp_path / "weights.pt", "swinunetr")
     x = torch.randn(1, 2, 32, 64, 32)
     for own, theirs in zip(imported.encoder.forward_features(x), net.swinViT(x, normalize=True), strict=True):
         torch.testing.assert_close(own, theirs, atol=1e-5, rtol=1e-5)
@@ -86,14 +86,14 @@ def test_the_autoencoders_names_are_those_of_monais_filter(net: SwinUNETR):
 def test_full_size_has_its_presets_name(tmp_path: Path):
     donor = create_encoder("swin_b")
     torch.save(donor.state_dict(), tmp_path / "weights.pt")
-    imported = swinunetr.read(tmp_path / "weights.pt")
+    imported = import_weights(tmp_path / "weights.pt", "swinunetr")
     assert (imported.encoder.name, imported.encoder.arguments) == ("swin_b", {})
 
 
 @torch.no_grad()
 def test_what_is_written_loads_into_monai(net: SwinUNETR, tmp_path: Path):
     torch.save(net.state_dict(), tmp_path / "weights.pt")
-    encoder = swinunetr.read(tmp_path / "weights.pt").encoder
+    encoder = import_weights(tmp_path / "weights.pt", "swinunetr").encoder
     swinunetr.write(encoder, tmp_path / "out")
     state = torch.load(tmp_path / "out" / "swin_unetr.pth", weights_only=True)
     arguments = json.loads((tmp_path / "out" / "config.json").read_text())["arguments"]
@@ -111,7 +111,7 @@ def test_other_designs_are_refused(net: SwinUNETR, tmp_path: Path):
     def refused(message: str, changed: dict[str, Tensor]) -> None:
         torch.save(net.state_dict() | changed, tmp_path / "weights.pt")
         with pytest.raises(ForeignWeightsError, match=message):
-            swinunetr.read(tmp_path / "weights.pt")
+            import_weights(tmp_path / "weights.pt", "swinunetr")
 
     second = SwinUNETR(in_channels=2, out_channels=1, use_v2=True, **SMALL)
     refused("layers that ours has not: swinViT.layers1c", second.state_dict())
@@ -121,6 +121,6 @@ def test_other_designs_are_refused(net: SwinUNETR, tmp_path: Path):
     refused("no cubic window", {table: torch.zeros(45, 2)})
     torch.save({"weight": torch.ones(2)}, tmp_path / "other.pt")
     with pytest.raises(ForeignWeightsError, match="no Swin transformer"):
-        swinunetr.read(tmp_path / "other.pt")
+        import_weights(tmp_path / "other.pt", "swinunetr")
     with pytest.raises(ForeignWeightsError, match="no counterpart of unet_t"):
         swinunetr.write(create_encoder("unet_t"), tmp_path / "out")
