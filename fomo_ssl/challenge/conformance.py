@@ -11,7 +11,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -73,7 +72,9 @@ def check(context: Path, cases: Path, *, limit: float = TIME_LIMIT, outputs: Pat
     task = find_task(context)
     subjects = find_subjects(cases)
     yield _paths(context)
-    with _workplace(outputs) as (folder, run):
+    with tempfile.TemporaryDirectory() as temporary:
+        folder, run = outputs or Path(temporary) / "output", _Runner(Path(temporary))
+        folder.mkdir(parents=True, exist_ok=True)
         slowest = 0.0
         for subject in subjects:
             line = _case(task, context, subject, folder, limit, run)
@@ -152,14 +153,6 @@ class _Runner:
         return Ran(done.returncode, time.monotonic() - since, done.stderr.strip())
 
 
-@contextmanager
-def _workplace(outputs: Path | None) -> Iterator[tuple[Path, _Runner]]:
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = outputs or Path(temporary) / "output"
-        folder.mkdir(parents=True, exist_ok=True)
-        yield folder, _Runner(Path(temporary))
-
-
 def _paths(context: Path) -> Check:
     wrong = [] if (context / "predict.py").is_file() else ["predict.py is missing"]
     for recipe in _RECIPES:
@@ -197,12 +190,14 @@ def _mistakes(
         "broken file": dict.fromkeys(scans, broken),
     }.items():
         output = folder / f"mistake{task.suffix}"
+        output.unlink(missing_ok=True)
         ran = run(context, given, output, limit)
         lines = ran.stderr.splitlines()
         wrong = [] if ran.code else ["no exit code that says so"]
         wrong += [] if len(lines) == 1 else [f"{len(lines)} lines of error"]
-        wrong += ["an output all the same"] if output.exists() else []
-        output.unlink(missing_ok=True)
+        if output.exists():
+            wrong.append("an output all the same")
+            output.unlink()
         yield Check(name, f"exit code {ran.code}: {lines[-1] if lines else ''}", tuple(wrong), ran.seconds)
 
 
