@@ -76,8 +76,12 @@ def fit(run: Path, module: PretrainModule, source: CropSource, config: RunConfig
         except SystemExit as error:
             # Lightning turns an interrupt outside our handlers, such as a second Ctrl-C, into exit code 1.
             raise KeyboardInterrupt if isinstance(error.__context__, KeyboardInterrupt) else error from None
-    if health is not None and health.collapsed is not None:
-        raise health.collapsed
+
+    def judge() -> None:
+        if health is not None and health.collapsed is not None:
+            raise health.collapsed
+
+    ranks.on_first(judge)
     if module.samples_seen < config.steps * config.batch_size:
         _leave(module, saving)
     seconds = 0.0 if health is None else health.seconds
