@@ -26,10 +26,12 @@ _T = TypeVar("_T")
 
 
 def summarise(sweep: Path) -> None:
-    """The table at the end of a sweep."""
+    """The table at the end of a sweep, by the first of several processes."""
+    from fomo_ssl.training.ranks import cluster_environment
     from fomo_ssl.training.sweep import write_table
 
-    write_table(sweep)
+    if cluster_environment().global_rank() == 0:
+        write_table(sweep)
 
 
 @hydra_main("pretrain", after_sweep=summarise)
