@@ -167,6 +167,7 @@ def test_nobody_held_out(store: Path, tmp_path: Path, held_out: Callable[[float]
 
 def test_excluded_scans_are_not_trained_on(store: Path, tmp_path: Path) -> None:
     from fomo_ssl.corpus.store import Store
+
     paths = Store.open(store).index.column("path").to_pylist()
     (tmp_path / "flags.csv").write_text("path\n" + "\n".join(paths[:4]))
     small_run(store, tmp_path / "run", samples=4, data=DataConfig(0.0, exclude=tmp_path / "flags.csv", workers=0))
