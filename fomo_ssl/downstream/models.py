@@ -23,12 +23,12 @@ from fomo_ssl.core.errors import BundleError
 from fomo_ssl.core.seeding import sample_key
 from fomo_ssl.core.types import Triple
 from fomo_ssl.downstream.tasks import Kind, Missing
-from fomo_ssl.encoders import Encoder, LateFusion, create_encoder
+from fomo_ssl.encoders import Encoder, LateFusion, PerSequence, create_encoder
 from fomo_ssl.heads.pooling import Pool, PoolMaps
 from fomo_ssl.heads.tasks import GlobalHead, build_head
 from fomo_ssl.imaging.canonical import CanonicalSpec
 
-Fusion = Literal["early", "late", "concat"]
+Fusion = Literal["early", "late", "concat", "separate"]
 FUSIONS: tuple[Fusion, ...] = get_args(Fusion)
 Inflation = Literal["mean", "random"]
 
@@ -106,13 +106,15 @@ def pretrained_encoder(
         bundle: of a one-sequence encoder, or of one for as many sequences as asked for.
         sequences: how many.
         fusion: where they meet: in an inflated stem (`early`), or after the encoder has read each, by the mean of its
-            maps (`late`) or side by side (`concat`).
+            maps (`late`) or side by side (`concat`); side by side with an encoder of its own for each (`separate`).
         inflation: how a stem is inflated: it weighs all sequences alike (`mean`), or each kernel at random (`random`).
         seed: of those weights.
 
     Raises:
         BundleError: see `load_weights`.
     """
+    if fusion == "separate" and sequences > 1:
+        return PerSequence([load_weights(bundle, 1) for _ in range(sequences)])
     if fusion != "early" and sequences > 1:
         return LateFusion(load_weights(bundle, 1), sequences, concat=fusion == "concat")
     mixing = torch.Generator().manual_seed(sample_key(seed, 0, "stem")) if inflation == "random" else None
@@ -128,6 +130,8 @@ def scratch_encoder(
         UnknownNameError: no such encoder.
     """
     with seeded(seed, "encoder"):
+        if fusion == "separate" and sequences > 1:
+            return PerSequence([create_encoder(name, 1, **arguments) for _ in range(sequences)])
         if fusion != "early" and sequences > 1:
             return LateFusion(create_encoder(name, 1, **arguments), sequences, concat=fusion == "concat")
         return create_encoder(name, sequences, **arguments)

@@ -35,7 +35,7 @@ class Recipe:
         ema: decay of the running mean of the weights that is tested; 0 tests the last weights.
         precision: `auto` or one of Lightning's names, such as `bf16-mixed`.
         fusion: several sequences enter one stem (`early`), or each its own pass, whose maps are averaged (`late`) or
-            put side by side (`concat`).
+            put side by side (`concat`), or each an encoder of its own (`separate`).
         inflation: how the stem of a one-sequence bundle reads several, see `pretrained_encoder`.
         pool, pool_maps, pool_share: what a whole-scan task keeps of space, see `build_head`.
         tolerance: of surface Dice, mm.

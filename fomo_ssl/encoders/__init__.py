@@ -4,6 +4,7 @@ from fomo_ssl.core.types import FeatureInfo
 from fomo_ssl.encoders.base import Encoder, create_encoder, list_encoders, load_encoder_state, register_encoder
 from fomo_ssl.encoders.mednext import MedNeXt
 from fomo_ssl.encoders.multisequence import LateFusion
+from fomo_ssl.encoders.per_sequence import PerSequence
 from fomo_ssl.encoders.primus import Primus
 from fomo_ssl.encoders.resenc import ResEnc
 from fomo_ssl.encoders.swin import Swin
@@ -15,6 +16,7 @@ __all__ = [
     "FeatureInfo",
     "LateFusion",
     "MedNeXt",
+    "PerSequence",
     "Primus",
     "ResEnc",
     "Swin",

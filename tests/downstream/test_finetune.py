@@ -204,7 +204,7 @@ def test_cross_validation_pools_the_folds(make_task, bundle, tmp_path):
     }
 
 
-@pytest.mark.parametrize("fusion", ["early", "late", "concat"])
+@pytest.mark.parametrize("fusion", ["early", "late", "concat", "separate"])
 def test_several_sequences_from_a_one_sequence_bundle(make_task, bundle, tmp_path, fusion):
     task = load_task(make_task("segmentation", 4, ("flair", "t1")))
     splits = few_shot_splits(task, [1], 1, n_test=1)
