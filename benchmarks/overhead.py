@@ -2,24 +2,25 @@
 
     python benchmarks/overhead.py --store STORE --task TASK [--rounds 8] [--steps 10] [--device cpu|cuda] [--only same]
 
-Pretraining is `fomo_ssl.training.run.pretrain` with all that it does by default: metrics, TensorBoard, live bar, checks,
-signals. Finetuning is the `fit` of a few-shot unit, averaged weights included. The plain side is a `LightningModule` of
-ten lines in a `Trainer` without logger, bar and checkpoints: the same network, loss, optimizer, schedule, clipping,
-precision and batch size.
+Pretraining is `fomo_ssl.training.run.pretrain` with all that it does by default: metrics, TensorBoard, live bar,
+checks, signals. Finetuning is the `fit` of a few-shot unit, averaged weights included. The plain side is a
+`LightningModule` of ten lines in a `Trainer` without logger, bar and checkpoints: the same network, loss, optimizer,
+schedule, clipping, precision and batch size.
 
 - `same`: both sides are handed the same batches, real crops that lie in memory, and augment nothing. **This is the
   engine's overhead.**
-- `none`: each with its own data path. Ours reads the store (pretraining), or cuts cases in memory (finetuning). The plain
-  one has all scans in memory (MONAI's `CacheDataset`), cuts them by `RandSpatialCropd` (pretraining) or
+- `none`: each with its own data path. Ours reads the store (pretraining), or cuts cases in memory (finetuning). The
+  plain one has all scans in memory (MONAI's `CacheDataset`), cuts them by `RandSpatialCropd` (pretraining) or
   `RandCropByPosNegLabeld` (finetuning), and collates in a `DataLoader`. No augmentation.
 - `all`: the same with augmentation. Pretraining: our preset `all` beside MONAI's transforms of the same kinds,
-  probabilities and ranges (of `augmentation.py`; MONAI has no motion). Finetuning: the preset of the recipe beside the
-  affine, noise and gamma of `hippocampus_dynunet.py`, which are fewer kinds.
+  probabilities and ranges (of `augmentation.py`; MONAI has no motion). Finetuning: the preset of the recipe beside
+  the affine, noise and gamma of `hippocampus_dynunet.py`, which are fewer kinds.
 
-Every side is a process of its own. They take turns of `--steps` steps, in the order A B C, C B A, A B C, so that a change
-of the machine's speed meets all of them; one turn each is a round, the first is not counted, and ratios are taken round
-by round. C is the plain side once more: what its ratio differs from 1 is noise. Looks, pictures and checkpoints come
-every 10,000 samples by default; one of each is timed after the rounds.
+Every side is a process of its own. They take turns of `--steps` steps, in the order A B C, C B A, A B C, so that a
+change of the machine's speed meets all of them; one turn each is a round, the first is not counted, and ratios are
+taken round by round. C is the plain side once more: what its ratio differs from 1 is noise. CPU time is that of a
+side's main process. Looks, pictures and checkpoints come every 10,000 samples by default; one of each is timed after
+the rounds. On a GPU, give `--workers`; what they read ahead while another side has its turn is then for nothing.
 """
 
 import argparse
@@ -59,7 +60,7 @@ CHANNEL = None
 
 
 class Turns:
-    """Batches for whoever trains; a turn begins when a line says how many, and ends when the next batch is asked for."""
+    """Batches for whoever trains; a turn begins when a line says how many, and ends when one more is asked for."""
 
     def __init__(self, batches: Callable[[], Iterable[Any]], *, held: bool) -> None:
         self.batches, self.held = batches, held
@@ -211,7 +212,9 @@ def monai_crops(source: Any, options: argparse.Namespace, *, augmented: bool) ->
     if augmented:
         steps.append(Lambdad("image", composed(monai_kinds(options.crop))))
     steps.append(ToTensord("image", track_meta=False))
-    return (batch["image"] for batch in endless(CacheDataset, DataLoader, items, Compose(steps), options.batch, options))
+    return (
+        batch["image"] for batch in endless(CacheDataset, DataLoader, items, Compose(steps), options.batch, options)
+    )
 
 
 # --- Finetuning ---
@@ -365,9 +368,7 @@ class Side:
         command = [sys.executable, __file__, *arguments, "--serve", f"{name}/{arm}"]
         pipe = subprocess.PIPE
         with log.open("w") as errors:
-            self.process = subprocess.Popen(
-                command, env=environment, stdin=pipe, stdout=pipe, stderr=errors, text=True
-            )
+            self.process = subprocess.Popen(command, env=environment, stdin=pipe, stdout=pipe, stderr=errors, text=True)
 
     def turn(self, steps: int) -> dict[str, float]:
         """Seconds on the clock and of CPU for so many steps."""
@@ -445,7 +446,6 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=4, help="of pretraining")
     parser.add_argument("--precision", default="auto")
     parser.add_argument("--threads", type=int, default=1)
-    # With none, nothing is read ahead while another side has its turn.
     parser.add_argument("--workers", type=int, default=0, help="loader processes of `none` and `all`")
     parser.add_argument("--serve", help=argparse.SUPPRESS)
     options = parser.parse_args()

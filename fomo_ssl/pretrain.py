@@ -6,8 +6,10 @@ python -m fomo_ssl.pretrain store=PATH run=PATH --multirun +sweep=size_x_length
 
 import functools
 import json
+import sys
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
     from fomo_ssl.objectives.base import Objective
     from fomo_ssl.training.callbacks.health import HealthConfig
     from fomo_ssl.training.optim import OptimConfig
+    from fomo_ssl.training.ranks import Ranks
     from fomo_ssl.training.run import PretrainResult, RunConfig
     from fomo_ssl.training.source import DataConfig
 
@@ -46,9 +49,12 @@ def main(config: dict[str, Any]) -> None:
     from fomo_ssl.training.run import pretrain
 
     resume: Any = choice(config["resume"], "resume", ("auto", "never"))
-    run_config = build_run_config(config)
+    automatic = config["batch_size"] == "auto"
+    run_config = build_run_config(config | {"batch_size": 1} if automatic else config)
     ranks = join_ranks(run_config.trainer)
     run = ranks.on_first(lambda: Path(config["run"] or default_run(config)))
+    if automatic:
+        run_config = replace(run_config, batch_size=choose_batch_size(config, run, run_config, ranks))
     lengths = build_lengths(config["budget"])
     recipe = {"objective": config["objective"], "augment": config["augment"]}
     common: dict[str, Any] = {"store": Path(config["store"]), "resume": resume, "recipe": recipe}
@@ -96,6 +102,24 @@ def build_objective(config: Mapping[str, Any], seed: int) -> "tuple[Objective, A
     encoder = _built("encoder", create_encoder, encoder_args.pop("name"), **encoder_args)
     objective = _built("objective", create_objective, objective_args.pop("name"), encoder, **objective_args)
     return objective, _built("augment", Augmenter, spec=objective.views, **config["augment"])
+
+
+def choose_batch_size(config: Mapping[str, Any], run: Path, run_config: "RunConfig", ranks: "Ranks") -> int:
+    """What `batch_size=auto` stands for: the number that the run in `run` began with, else the largest that fits.
+
+    Raises:
+        ConfigError: there is no GPU, or it holds too little.
+    """
+    from fomo_ssl.training.batch_size import find_batch_size, recorded_batch_size
+
+    known = ranks.on_first(lambda: recorded_batch_size(run))
+    if known is not None:
+        return known
+    build = functools.partial(build_objective, config, run_config.seed)
+    found = find_batch_size(build, Path(config["store"]), run, run_config, ranks)
+    if ranks.first:
+        print(f"batch_size=auto: {found} samples a step", file=sys.stderr)
+    return found
 
 
 def _built(group: str, builder: Callable[..., _T], *args: Any, **kwargs: Any) -> _T:

@@ -1,0 +1,87 @@
+"""The largest batch that fits is found by real steps, is part of the record, and is not searched again."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from training_runs import ENCODERS
+
+from fomo_ssl.core.errors import ConfigError
+from fomo_ssl.core.types import Views
+from fomo_ssl.data.augment import Augmenter
+from fomo_ssl.encoders import create_encoder
+from fomo_ssl.objectives.base import Objective, ObjectiveOutput
+from fomo_ssl.objectives.mae import MAE
+from fomo_ssl.pretrain import main
+from fomo_ssl.training import batch_size
+from fomo_ssl.training.batch_size import find_batch_size, fits, largest_fitting
+from fomo_ssl.training.ranks import ALONE
+from fomo_ssl.training.reading import read_record
+from fomo_ssl.training.run import RunConfig
+from fomo_ssl.training.source import DataConfig
+
+CONFIG = RunConfig(
+    samples=24, batch_size=1, crop=(16, 16, 16), data=DataConfig(held_out=1, workers=0), trainer={"accelerator": "cpu"}
+)
+SMALL = ["encoder=resenc_t", "+encoder.channels=[4,8]", "+encoder.blocks=[1,1]", "crop=16", "budget.samples=8",
+         "data.workers=0", "data.held_out=1", "trainer=cpu", "health.enabled=false", "resume=auto"]  # fmt: skip
+
+
+class Small(MAE):
+    """Holds at most `room` samples, and tells how many steps of each size were taken."""
+
+    def __init__(self, room: int, taken: list[int]) -> None:
+        super().__init__(create_encoder(**ENCODERS["resenc"]))
+        self.room, self.taken = room, taken
+
+    def forward(self, views: Views, step: int) -> ObjectiveOutput:
+        if len(views) > self.room:
+            raise torch.OutOfMemoryError(f"no room for {len(views)}")
+        self.taken.append(len(views))
+        return super().forward(views, step)
+
+
+@pytest.mark.parametrize(("room", "limit", "found"), [(5, 100, 4), (8, 100, 8), (100, 9, 8), (1, 100, 0)])
+def test_doubling_stops_at_the_first_size_that_does_not_fit(
+    store: Path, tmp_path: Path, room: int, limit: int, found: int
+) -> None:
+    taken: list[int] = []
+
+    def build() -> tuple[Objective, Augmenter]:
+        return Small(room, taken), Augmenter("all")
+
+    run = tmp_path / "run"
+    assert largest_fitting(lambda n: fits(n, build, store, run, CONFIG, ALONE), limit) == found
+    assert taken == [size for size in (2, 4, 8) if size <= found for _ in range(batch_size.STEPS)]
+    assert not run.exists(), "the run's folder stays as it is"
+
+
+def test_a_cpu_wants_a_number(store: Path, tmp_path: Path) -> None:
+    def build() -> tuple[Objective, Augmenter]:
+        raise AssertionError("nothing is tried")
+
+    with pytest.raises(ConfigError, match=r"needs a GPU.*Give a number") as error:
+        find_batch_size(build, store, tmp_path, CONFIG, ALONE)
+    assert "\n" not in str(error.value)
+
+
+def test_a_run_that_is_continued_keeps_its_number(store: Path, tmp_path: Path) -> None:
+    """A CPU could not search: that it goes on shows that nothing was searched."""
+    run = tmp_path / "run"
+    arguments = [f"store={store}", f"run={run}", *SMALL]
+    main([*arguments, "batch_size=4"])
+    (run / "run.json").write_text((run / "run.json").read_text().replace('"finished"', '"running"'))
+    for checkpoint in (run / "checkpoints").glob("*"):
+        checkpoint.unlink()
+    main([*arguments, "batch_size=auto"])
+    record = read_record(run)
+    assert (record["status"], record["recipe"]["batch_size"]) == ("finished", 4)
+
+
+def test_lengths_share_the_number_of_the_first(store: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    lengths = ["optim=constant_then_decay", "budget.lengths=[8,16]"]
+    arguments = [f"store={store}", f"run={run}", *SMALL, *lengths]
+    main([*arguments, "batch_size=2"])
+    main([*arguments, "batch_size=auto"])
+    assert {read_record(folder)["recipe"]["batch_size"] for folder in run.glob("samples_*")} == {2}
