@@ -50,9 +50,14 @@ def find_batch_size(build: Build, store: Path, run: Path, config: RunConfig, ran
     if check_options(config.trainer).get("accelerator", "auto") == "cpu" or not torch.cuda.is_available():
         what = "batch_size=auto needs a GPU: where main memory runs out, the process is killed"
         raise ConfigError(what, way_out="Give a number, such as batch_size=8")
+    return search(build, store, run, config, ranks, torch.device("cuda", torch.cuda.current_device()))
+
+
+def search(build: Build, store: Path, run: Path, config: RunConfig, ranks: Ranks, device: torch.device) -> int:
+    """`find_batch_size` on any device that says when its memory is full."""
     parts = ranks.world * config.accumulate
     own = largest_fitting(lambda n: fits(n, build, store, run, config, ranks), config.samples // parts)
-    smallest = -ranks.largest([-own], torch.device("cuda", torch.cuda.current_device()))[0]
+    smallest = -ranks.largest([-own], device)[0]
     if not smallest:
         raise ConfigError(f"not even {SMALLEST} crops fit on the GPU", way_out="Give a smaller crop, or batch_size=1")
     return smallest * parts

@@ -1,5 +1,9 @@
 """The largest batch that fits is found by real steps, is part of the record, and is not searched again."""
 
+import os
+import subprocess
+import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,8 +18,8 @@ from fomo_ssl.objectives.base import Objective, ObjectiveOutput
 from fomo_ssl.objectives.mae import MAE
 from fomo_ssl.pretrain import main
 from fomo_ssl.training import batch_size
-from fomo_ssl.training.batch_size import find_batch_size, fits, largest_fitting
-from fomo_ssl.training.ranks import ALONE
+from fomo_ssl.training.batch_size import find_batch_size, search
+from fomo_ssl.training.ranks import ALONE, join_ranks
 from fomo_ssl.training.reading import read_record
 from fomo_ssl.training.run import RunConfig
 from fomo_ssl.training.source import DataConfig
@@ -41,9 +45,12 @@ class Small(MAE):
         return super().forward(views, step)
 
 
-@pytest.mark.parametrize(("room", "limit", "found"), [(5, 100, 4), (8, 100, 8), (100, 9, 8), (1, 100, 0)])
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize(("room", "samples", "found"), [(5, 100, 4), (8, 100, 8), (100, 9, 8)])
 def test_doubling_stops_at_the_first_size_that_does_not_fit(
-    store: Path, tmp_path: Path, room: int, limit: int, found: int
+    store: Path, tmp_path: Path, room: int, samples: int, found: int
 ) -> None:
     taken: list[int] = []
 
@@ -51,9 +58,48 @@ def test_doubling_stops_at_the_first_size_that_does_not_fit(
         return Small(room, taken), Augmenter("all")
 
     run = tmp_path / "run"
-    assert largest_fitting(lambda n: fits(n, build, store, run, CONFIG, ALONE), limit) == found
+    assert search(build, store, run, replace(CONFIG, samples=samples), ALONE, CPU) == found
     assert taken == [size for size in (2, 4, 8) if size <= found for _ in range(batch_size.STEPS)]
     assert not run.exists(), "the run's folder stays as it is"
+
+
+def test_micro_batches_are_what_has_to_fit(store: Path, tmp_path: Path) -> None:
+    def build() -> tuple[Objective, Augmenter]:
+        return Small(5, []), Augmenter("all")
+
+    assert search(build, store, tmp_path, replace(CONFIG, accumulate=3), ALONE, CPU) == 12
+
+
+def test_where_nothing_fits_one_line_says_so(store: Path, tmp_path: Path) -> None:
+    def build() -> tuple[Objective, Augmenter]:
+        return Small(1, []), Augmenter("all")
+
+    with pytest.raises(ConfigError, match="not even 2 crops fit"):
+        search(build, store, tmp_path, CONFIG, ALONE, CPU)
+
+
+@pytest.mark.slow
+def test_ranks_agree_on_the_smallest(store: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", __file__]
+    paths = os.pathsep.join([str(Path(__file__).parent), *sys.path])
+    done = subprocess.run(
+        [*command, str(store), str(tmp_path / "run")],
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": paths},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["8", "8"], "four samples on each of two ranks, though one of them has room for nine"
+
+
+def one_rank(store: Path, run: Path) -> None:
+    ranks = join_ranks(CONFIG.trainer)
+
+    def build() -> tuple[Objective, Augmenter]:
+        return Small(4 if ranks.first else 9, []), Augmenter("all")
+
+    print(search(build, store, run, CONFIG, ranks, CPU), flush=True)
 
 
 def test_a_cpu_wants_a_number(store: Path, tmp_path: Path) -> None:
@@ -85,3 +131,7 @@ def test_lengths_share_the_number_of_the_first(store: Path, tmp_path: Path) -> N
     main([*arguments, "batch_size=2"])
     main([*arguments, "batch_size=auto"])
     assert {read_record(folder)["recipe"]["batch_size"] for folder in run.glob("samples_*")} == {2}
+
+
+if __name__ == "__main__":
+    one_rank(Path(sys.argv[1]), Path(sys.argv[2]))
