@@ -3,16 +3,15 @@
 import contextlib
 import itertools
 import multiprocessing
-import multiprocessing.connection
 import os
 import signal
-import threading
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from typing import TypeVar
 
 from fomo_ssl.core.errors import FomoSSLError
+from fomo_ssl.core.processes import end_with_parent
 
 J = TypeVar("J")
 R = TypeVar("R")
@@ -66,13 +65,6 @@ def _one_thread_each() -> Iterator[None]:
 
 
 def _follow_parent() -> None:
-    """End with the parent even if it is killed (an orphan would go on writing), and leave Ctrl-C to it."""
+    """End with the parent, and leave Ctrl-C to it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        threading.Thread(target=_exit_with, args=(parent.sentinel,), daemon=True).start()
-
-
-def _exit_with(sentinel: int) -> None:
-    multiprocessing.connection.wait([sentinel])
-    os._exit(1)
+    end_with_parent()

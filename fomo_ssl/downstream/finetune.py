@@ -16,6 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from fomo_ssl.bundle import load_config
 from fomo_ssl.core.errors import FomoSSLError, RunError
 from fomo_ssl.core.files import write_json
+from fomo_ssl.core.processes import end_with_parent
 from fomo_ssl.core.types import Triple
 from fomo_ssl.downstream.cases import Example
 from fomo_ssl.downstream.metrics import METRICS
@@ -160,6 +161,7 @@ _WORKER_CACHE: dict[str, Example] = {}
 
 
 def _start_worker(threads: int) -> None:
+    end_with_parent()
     torch.set_num_threads(threads)
 
 
