@@ -19,7 +19,7 @@ import numpy as np
 from scipy import ndimage
 
 from fomo_ssl.core.errors import RejectedScan
-from fomo_ssl.corpus.codec import compress, quantise
+from fomo_ssl.corpus.codec import LARGEST, compress_within, quantise
 from fomo_ssl.imaging.canonical import CanonicalSpec, canonicalise, target_spacing
 from fomo_ssl.imaging.foreground import foreground_box, foreground_mask
 from fomo_ssl.imaging.nifti import read
@@ -69,7 +69,7 @@ def ours(file: Path, spec: CanonicalSpec, target: Path) -> None:
     with stage("ours: all of canonical form"):
         canonical = canonicalise(volume, spec)
     with stage("ours: quantise, compress, write"):
-        target.write_bytes(compress(quantise(canonical).values))
+        target.write_bytes(compress_within(quantise(canonical), LARGEST)[1])
     # Again by its parts; the sum above holds what counts.
     with stage("of it: orientation"):
         ras = to_ras(volume)

@@ -3,13 +3,14 @@
 Measured on 15 real scans at 1 mm, one thread, MB a scan and random 96^3 crops a second, file opened for each crop:
 12 bit LZ4 5.8 and 390, 12 bit ZSTD 5.1 to 5.3 and 200, 15 bit LZ4 7.7 and 340. Twelve bits over the robust range leave
 a PSNR of 84 dB (at least 83), far below the noise of any scan; scanners themselves deliver 12 bits. No other shape of
-chunks and blocks, and no other level of LZ4, reads faster (docs/benchmarks.md).
+chunks and blocks, and no other level of LZ4, reads faster (docs/benchmarks.md). The low bits of a noisy scan do not
+compress: one that would be larger than `LARGEST` is rounded to fewer of them.
 """
 
 import contextlib
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,13 @@ import numpy as np
 from fomo_ssl.core.errors import StoreError
 from fomo_ssl.imaging.canonical import CanonicalVolume
 
-LEVELS = 4095
+BITS, LEAST_BITS = 12, 8
+"""Eight over the robust range still leave 60 dB: a step of 0.4 %, where the noise of a scan is 1 to 5 %."""
+LEVELS = 2**BITS - 1
 NOT_VALID = 4096
 """The bit above the intensity, set in voxels that do not count: they cost no file, no read and hardly a byte."""
+LARGEST = 8_000_000
+"""Bytes of a scan of 1 mm voxels; finer voxels have as much more room as there are more of them."""
 CHUNK, BLOCK = 64, 16
 _COPY = 0.3  # what it costs to copy a voxel, beside decompressing it
 EXTENSION = ".b2nd"
@@ -56,6 +61,33 @@ def quantise(canonical: CanonicalVolume) -> StoredScan:
     if canonical.valid is not None:
         stored |= np.where(canonical.valid, np.int16(0), np.int16(NOT_VALID))
     return StoredScan(stored, step / stats.std, (stats.low - stats.mean) / stats.std, round(background))
+
+
+def compress_within(stored: StoredScan, limit: float) -> tuple[StoredScan, bytes, int]:
+    """Compress a scan to at most `limit` bytes, with as many bits as fit and at least `LEAST_BITS`.
+
+    Returns:
+        The scan as it was compressed, the bytes, and the bits.
+    """
+    for bits in range(BITS, LEAST_BITS - 1, -1):
+        rounded = round_to(stored, bits)
+        content = compress(rounded.values)
+        if len(content) <= limit:
+            break
+    return rounded, content, bits
+
+
+def round_to(stored: StoredScan, bits: int) -> StoredScan:
+    """The same range in fewer levels: bits below them are zero, for which bit shuffle and LZ4 spend nothing."""
+    drop = BITS - bits
+    if not drop:
+        return stored
+
+    half, most = 1 << drop >> 1, LEVELS >> drop
+    flags = stored.values & np.int16(NOT_VALID)
+    values = np.minimum(((stored.values & np.int16(LEVELS)) + half) >> drop, most) << drop
+    background = min((stored.background + half) >> drop, most) << drop
+    return replace(stored, values=(values | flags).astype(np.int16), background=background)
 
 
 def compress(values: np.ndarray) -> bytes:

@@ -2,8 +2,9 @@
 
 import functools
 import json
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -14,7 +15,7 @@ import pyarrow as pa
 from fomo_ssl.core.errors import StoreError
 from fomo_ssl.core.files import atomic_file, write_json
 from fomo_ssl.core.vocabulary import Triple
-from fomo_ssl.corpus.codec import compress, intensities, quantise, read_box, read_into
+from fomo_ssl.corpus.codec import BITS, LARGEST, compress_within, intensities, quantise, read_box, read_into
 from fomo_ssl.corpus.layouts import ScanRow
 from fomo_ssl.corpus.metadata import Metadata
 from fomo_ssl.corpus.schema import MASKS_VERSION, VERSION, digest, index_row, scan_file, schema_of, version_of
@@ -165,8 +166,10 @@ def write_scan(
     store: Path, row: ScanRow, canonical: CanonicalVolume, metadata: Metadata, extra: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Write one scan's file, whole or not at all, and return its index row."""
-    stored = quantise(canonical)
-    content = compress(stored.values)
+    limit = LARGEST * max(1.0, 1.0 / math.prod(canonical.spacing))
+    stored, content, bits = compress_within(quantise(canonical), limit)
+    if bits < BITS:
+        canonical = replace(canonical, notes=(*canonical.notes, f"stored in {bits} bits"))
     path = store / scan_file(row)
     with atomic_file(path) as file:
         file.write(content)

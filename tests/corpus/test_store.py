@@ -9,13 +9,23 @@ from hypothesis import strategies as st
 
 from fomo_ssl.core.errors import StoreError
 from fomo_ssl.corpus import codec
-from fomo_ssl.corpus.codec import LEVELS, compress, quantise, read_flagged, read_into
+from fomo_ssl.corpus.codec import (
+    LEVELS,
+    NOT_VALID,
+    StoredScan,
+    compress,
+    compress_within,
+    quantise,
+    read_flagged,
+    read_into,
+    round_to,
+)
 from fomo_ssl.corpus.layouts import ScanRow
 from fomo_ssl.corpus.metadata import Metadata
 from fomo_ssl.corpus.store import Store, StoreWriter
 from fomo_ssl.imaging.canonical import CanonicalSpec, canonicalise
 from fomo_ssl.imaging.intensity import normalise
-from fomo_ssl.imaging.nifti import read
+from fomo_ssl.imaging.nifti import Volume, read
 
 SPEC = CanonicalSpec(2.0)
 
@@ -64,6 +74,52 @@ def test_real_scans_keep_80_db(real_data: Path):
         wanted = normalise(canonical.data, canonical.stats)
         error = float(np.mean((stored.values * stored.scale + stored.offset - wanted) ** 2))
         assert 10 * np.log10(float(np.ptp(wanted)) ** 2 / error) > 80, name
+
+
+def test_fewer_bits_are_the_nearest_levels_over_the_same_range():
+    values = np.arange(LEVELS + 1, dtype=np.int16).reshape(16, 16, 16)
+    flagged = np.where(values % 3 == 0, values | np.int16(NOT_VALID), values)
+    for bits in (11, 9, 8):
+        rounded = round_to(StoredScan(flagged, 0.5, -3.0, 5), bits)
+        step = 2 ** (12 - bits)
+        levels = rounded.values & np.int16(LEVELS)
+        assert set(np.unique(levels)) == set(range(0, LEVELS + 1, step))
+        within = values <= LEVELS - step
+        assert np.abs(levels - values)[within].max() == step // 2
+        assert np.abs(levels - values).max() < step
+        np.testing.assert_array_equal(rounded.values & np.int16(NOT_VALID), flagged & np.int16(NOT_VALID))
+        assert rounded.background == levels.reshape(-1)[5]
+        assert (rounded.scale, rounded.offset) == (0.5, -3.0)
+
+
+def test_noisy_scans_keep_the_bits_that_fit():
+    """Twelve random bits a voxel do not compress: the limit decides how many are kept, down to eight."""
+    values = np.random.default_rng(0).integers(0, LEVELS, (64, 64, 64), dtype=np.int16)
+    noisy = StoredScan(values, 1.0, 0.0, 0)
+    for limit, expected in ((12.5, 12), (11.5, 11), (9.5, 9), (8.5, 8), (1.0, 8)):
+        stored, content, bits = compress_within(noisy, limit / 8 * values.size)
+        assert bits == expected
+        assert content == compress(stored.values)
+        np.testing.assert_array_equal(stored.values, round_to(noisy, bits).values)
+
+
+@pytest.mark.parametrize(("edge", "bits"), [(1.0, 8), (0.5, 12)])
+def test_the_limit_of_a_scan_goes_by_the_size_of_its_voxels(tmp_path: Path, monkeypatch, edge: float, bits: int):
+    """A scan of half a millimetre may be eight times as large."""
+    monkeypatch.setattr("fomo_ssl.corpus.store.LARGEST", 40_000)
+    volume = np.random.default_rng(0).normal(100, 10, (40, 40, 40)).astype(np.float32)
+    spec = CanonicalSpec(None)
+    canonical = canonicalise(Volume(volume, np.diag([edge, edge, edge, 1.0])), spec)
+    with StoreWriter.create(tmp_path / "store", spec) as writer:
+        writer.add(scan_row(0), canonical, Metadata())
+    made = Store.open(tmp_path / "store")
+    row, values = cells(made, 0), made.read(0)
+    assert not (values % 2 ** (12 - bits)).any()
+    assert row["notes"] == ("" if bits == 12 else f"stored in {bits} bits")
+    wanted = normalise(np.clip(canonical.data, row["low"], row["high"]), canonical.stats)
+    np.testing.assert_allclose(
+        values * row["scale"] + row["offset"], wanted, atol=row["scale"] * 2 ** (12 - bits) + 1e-5
+    )
 
 
 @settings(deadline=None, max_examples=60)
