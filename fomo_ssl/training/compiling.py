@@ -37,20 +37,21 @@ def compile_regions(module: nn.Module) -> int:
     for part in module.modules():
         if isinstance(part, (nn.Conv3d, nn.ConvTranspose3d)):
             part.to(memory_format=torch.channels_last_3d)
-    regions = list(_outermost(module))
-    if not regions:
+    blocks = list(regions(module))
+    if not blocks:
         raise ConfigError("compile=true, but this network has no block that is compiled", way_out="compile=false")
-    for region in regions:
-        region.compile(dynamic=False)
-    return len(regions)
+    for block in blocks:
+        block.compile(dynamic=False)
+    return len(blocks)
 
 
-def _outermost(module: nn.Module) -> Iterator[nn.Module]:
+def regions(module: nn.Module) -> Iterator[nn.Module]:
+    """The repeated blocks of a network, in order; none of them lies in another."""
     for child in module.children():
         if isinstance(child, REGIONS):
             yield child
         else:
-            yield from _outermost(child)
+            yield from regions(child)
 
 
 def as_compiled(module: nn.Module) -> contextlib.AbstractContextManager[None]:

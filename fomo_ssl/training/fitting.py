@@ -24,6 +24,7 @@ from fomo_ssl.training.loggers import build_loggers
 from fomo_ssl.training.module import PretrainModule
 from fomo_ssl.training.ranks import Ranks
 from fomo_ssl.training.settings import RunConfig
+from fomo_ssl.training.sharding import Gathering, gather, with_shards
 from fomo_ssl.training.source import CropSource
 from fomo_ssl.training.trainer import build_trainer, quiet
 from fomo_ssl.training.unreadable import UnreadableScans
@@ -48,7 +49,7 @@ def fit(run: Path, module: PretrainModule, source: CropSource, config: RunConfig
     recorder = Recorder(config.log_every, lambda: stream.waited, cost.numbers if ranks.first else None)
     saving = Saving(run / "checkpoints", config.checkpoint_every, config.keep_at)
     health = _health(run, source, config, unreadable, ranks) if ranks.first else None
-    callbacks: list[L.Callback] = [recorder]
+    callbacks: list[L.Callback] = [recorder, Gathering((config.preview_every, config.health.every))]
     if ranks.first:
         # Saving comes after everything whose state it saves, or whose files it must not run ahead of.
         callbacks.append(cost)
@@ -67,7 +68,7 @@ def fit(run: Path, module: PretrainModule, source: CropSource, config: RunConfig
             precision=precision,
             loggers=build_loggers(run, start, config.wandb) if ranks.first else [],
             callbacks=callbacks,
-            options=config.trainer,
+            options=with_shards(config.trainer, ranks),
             ranks=ranks,
         )
         try:
@@ -84,6 +85,7 @@ def fit(run: Path, module: PretrainModule, source: CropSource, config: RunConfig
     ranks.on_first(judge)
     if module.samples_seen < config.steps * config.batch_size:
         _leave(module, saving)
+    gather(module)  # for the bundle
     seconds = 0.0 if health is None else health.seconds
     return {
         "samples_per_second": recorder.samples_per_second,

@@ -13,7 +13,7 @@ from fomo_ssl.core.types import CropBatch, Views
 from fomo_ssl.objectives.base import Objective
 from fomo_ssl.training.checkpoint import random_state, set_random_state
 from fomo_ssl.training.optim import OptimConfig, build_optimizer
-from fomo_ssl.training.ranks import ALONE, Ranks
+from fomo_ssl.training.ranks import ALONE, Ranks, full
 
 
 class PretrainModule(L.LightningModule):
@@ -29,9 +29,13 @@ class PretrainModule(L.LightningModule):
         ranks: the processes that train together.
 
     Attributes:
+        objective: what is trained.
+        whole: the objective with all its weights; another one than `objective` where that is shared out over the ranks.
         samples_seen: samples whose gradients have moved the weights.
         metrics: detached scalars of the last step, means over the ranks.
     """
+
+    whole: Objective
 
     def __init__(
         self,
@@ -45,6 +49,7 @@ class PretrainModule(L.LightningModule):
     ) -> None:
         super().__init__()
         self.objective, self.augment, self.optim, self.steps = objective, augment, optim, steps
+        object.__setattr__(self, "whole", objective)  # no part of the module: not to be saved twice
         self.name_scans, self.accumulate, self.ranks = name_scans, accumulate, ranks
         self.samples_seen = 0
         self.metrics: dict[str, Tensor] = {}
@@ -87,7 +92,7 @@ class PretrainModule(L.LightningModule):
         if scaler is not None and optimizer.defaults.get("fused"):
             scaler.unscale_(optimizer)  # Lightning leaves it to the fused step, which comes after the clipping
         limit = self.optim.clip if self.optim.clip > 0 else torch.inf
-        norm = nn.utils.clip_grad_norm_(self.objective.parameters(), limit)
+        norm = full(nn.utils.clip_grad_norm_(self.objective.parameters(), limit))
         if scaler is None or scaler.get_scale() <= 1.0:
             self._check(norm.detach(), "gradient")
         self.metrics["grad_norm"] = norm.detach()
@@ -99,6 +104,15 @@ class PretrainModule(L.LightningModule):
         assert self._batch is not None
         self.objective.after_step(self.global_step)
         self.samples_seen += len(self._batch) * self.ranks.world
+
+    def passed(self, every: int) -> bool:
+        """Whether the last step passed a multiple of `every` samples, or was the last of the run.
+
+        Not by distance, so that a resumed run looks and saves where an undisturbed one does.
+        """
+        assert self._batch is not None
+        before = self.samples_seen - len(self._batch) * self.ranks.world
+        return self.samples_seen // every > before // every or self.global_step >= self.steps
 
     def configure_optimizers(self) -> Any:
         encoder = self.objective.encoder

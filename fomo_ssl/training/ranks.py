@@ -30,6 +30,10 @@ STRATEGY = "ddp"
 """Data parallelism; every parameter of an objective has a gradient in every step, which the contract tests check."""
 
 
+SHARDED = "fsdp"
+"""Data parallelism with weights, gradients and optimizer state shared out over the ranks."""
+
+
 @dataclass(frozen=True)
 class Ranks:
     """The place of this process among those of a run.
@@ -101,6 +105,14 @@ class Ranks:
 ALONE = Ranks()
 
 
+def full(value: Tensor) -> Tensor:
+    """All of a tensor that is shared out over the ranks, in every rank, which all call; others as they are."""
+    if not hasattr(value, "full_tensor"):
+        return value
+    found: Tensor = value.full_tensor()
+    return found
+
+
 def cluster_environment() -> ClusterEnvironment:
     """How this process was started, in Lightning's words."""
     if TorchElasticEnvironment.detect():
@@ -127,9 +139,9 @@ def join_ranks(options: Mapping[str, Any]) -> Ranks:
     chosen = devices if isinstance(devices, list | tuple) else range(_number(devices, "devices"))
     wanted = nodes * len(chosen)
     strategy = str(options.get("strategy") or STRATEGY)
-    if strategy != "auto" and not strategy.startswith("ddp"):
-        # The looks of the first process would wait for shards that nobody sends.
-        raise ConfigError(f"trainer.strategy={strategy} is not supported", way_out="Give ddp, or a variant of it")
+    if strategy not in ("auto", SHARDED) and not strategy.startswith("ddp"):
+        way_out = "Give ddp, a variant of it, or fsdp"
+        raise ConfigError(f"trainer.strategy={strategy} is not supported", way_out=way_out)
     if wanted != world:
         started = f"{'' if nodes == 1 else f'--nnodes={nodes} '}--nproc-per-node={len(chosen)}"
         way_out = f"Start with torchrun {started} -m fomo_ssl.pretrain ..., one process a device"

@@ -16,6 +16,7 @@ from fomo_ssl.training.ranks import join_ranks
 from fomo_ssl.training.reading import read_metrics
 from fomo_ssl.training.record import Resume, circumstances, claim, digest, write_record
 from fomo_ssl.training.settings import RunConfig as RunConfig
+from fomo_ssl.training.sharding import check_sharding
 from fomo_ssl.training.source import CropSource
 from fomo_ssl.training.trainer import check_options, choose_precision
 from fomo_ssl.training.unreadable import unreadable_files
@@ -80,6 +81,7 @@ def pretrain(
         what = f"batch_size={config.batch_size} is no multiple of accumulate={config.accumulate}{devices}"
         raise ConfigError(what, way_out="Give a batch_size that is")
     precision = choose_precision(config.precision, str(options.get("accelerator", "auto")))
+    check_sharding(options, precision, config.compile)
     source = CropSource.open(store, config.data, objective.views, config.crop, config.seed)
     full_recipe = _recipe(objective, config, precision, source, recipe or {"objective": type(objective).__name__})
     found = ranks.on_first(lambda: claim(run, full_recipe, resume))

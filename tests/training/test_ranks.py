@@ -107,8 +107,8 @@ def test_a_signal_saves_and_the_run_ends_in_the_same_bundle(store: Path, tmp_pat
 def test_more_devices_than_processes_is_one_line() -> None:
     with pytest.raises(ConfigError, match=r"asks for 2 devices.*torchrun --nproc-per-node=2"):
         join_ranks({"accelerator": "cpu", "devices": 2})
-    with pytest.raises(ConfigError, match="strategy=fsdp is not supported"):
-        join_ranks({"strategy": "fsdp"})
+    with pytest.raises(ConfigError, match="strategy=deepspeed is not supported"):
+        join_ranks({"strategy": "deepspeed"})
     with pytest.raises(ConfigError, match=r"devices=auto is no whole number"):
         join_ranks({"devices": "auto"})
 

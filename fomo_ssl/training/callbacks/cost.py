@@ -46,7 +46,7 @@ class Cost(L.Callback):
         self._counted = True
         views = pl_module.augment(batch.cut(slice(0, COUNTED)))
         self.flops_per_sample = flops_per_sample(
-            pl_module.objective, views, pl_module.global_step, trainer.precision_plugin.forward_context()
+            pl_module.whole, views, pl_module.global_step, trainer.precision_plugin.forward_context()
         )
         if pl_module.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats()
@@ -74,9 +74,9 @@ def flops_per_sample(
     The objective, its gradients and all random states stay as they are; products, convolutions and attention count,
     element-wise operations do not. None where the objective needs more samples than there are.
     """
-    # A copy is not compiled, so that every operation is seen, and keeps its buffers for itself.
-    twin = copy.deepcopy(objective)
     images = views.images[0]
+    # A copy is not compiled, so that every operation is seen, and keeps its buffers for itself.
+    twin = copy.deepcopy(objective).to(images.device)
     devices = [images.device] if images.device.type == "cuda" else []
     counter = FlopCounterMode(display=False)
     try:

@@ -18,11 +18,12 @@ from fomo_ssl.core.errors import CollapseError, StoreError
 from fomo_ssl.core.types import CropBatch
 from fomo_ssl.data.augment import Augmenter
 from fomo_ssl.data.loader import UnreadableScan
+from fomo_ssl.encoders.base import Encoder
 from fomo_ssl.objectives.losses import embedding_std, participation_ratio, rankme
 from fomo_ssl.training.callbacks.alarm import AlarmAction, CollapseAlarm
 from fomo_ssl.training.callbacks.features import draw_features, map_to_show
 from fomo_ssl.training.callbacks.probes import MIN_SUBJECTS, Probes
-from fomo_ssl.training.compiling import as_compiled
+from fomo_ssl.training.looking import looking
 from fomo_ssl.training.module import PretrainModule
 from fomo_ssl.training.source import CropSource
 
@@ -101,12 +102,10 @@ class Health(L.Callback):
         self.collapsed: CollapseError | None = None
         self.headline, self.seconds = "", 0.0
         self._plain = Augmenter("none")
-        self._looked_at = 0
         self._first_std: float | None = None
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         assert isinstance(pl_module, PretrainModule)
-        self._looked_at = pl_module.samples_seen
         lacking = self.probes.lacking()
         if lacking:
             what = f"no probe of {', '.join(lacking)}: fewer than {MIN_SUBJECTS} training or held-out subjects have it"
@@ -122,10 +121,7 @@ class Health(L.Callback):
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: CropBatch, batch_idx: int
     ) -> None:
         assert isinstance(pl_module, PretrainModule)
-        seen = pl_module.samples_seen
-        due = seen // self.config.every > self._looked_at // self.config.every
-        if due or trainer.global_step >= pl_module.steps:
-            self._looked_at = seen
+        if pl_module.passed(self.config.every):
             self._look(trainer, pl_module)
 
     def state_dict(self) -> dict[str, Any]:
@@ -136,23 +132,12 @@ class Health(L.Callback):
         self._first_std = state_dict["first_std"]
 
     def _look(self, trainer: L.Trainer, module: PretrainModule) -> None:
-        began, seen, encoder = time.perf_counter(), module.samples_seen, module.objective.encoder
-        was_training = encoder.training
-        encoder.eval()
-        # The run's random states must not depend on whether anybody looks.
-        devices = [module.device] if module.device.type == "cuda" else []
-        own_random_states = torch.random.fork_rng(devices)
-        with (
-            own_random_states,
-            torch.no_grad(),
-            as_compiled(module.objective),
-            trainer.precision_plugin.forward_context(),
-        ):
-            embeddings, places = self._embed(module)
+        began, seen = time.perf_counter(), module.samples_seen
+        with looking(trainer, module) as objective:
+            embeddings, places = self._embed(module, objective.encoder)
             is_finite = bool(embeddings.isfinite().all())
             if self.config.pictures and is_finite:
-                self._draw(module)
-        encoder.train(was_training)
+                self._draw(module, objective.encoder)
         # Half precision may overflow on a scan that training did not meet: the alarm takes that for a collapse.
         found = {name: float(monitor(embeddings)) if is_finite else math.nan for name, monitor in MONITORS.items()}
         if self._first_std is None:
@@ -171,13 +156,13 @@ class Health(L.Callback):
             self.collapsed, trainer.should_stop = error, True
         self.seconds += time.perf_counter() - began
 
-    def _embed(self, module: PretrainModule) -> tuple[Float[Tensor, "k e"], Int64[np.ndarray, "k"]]:
+    def _embed(self, module: PretrainModule, encoder: Encoder) -> tuple[Float[Tensor, "k e"], Int64[np.ndarray, "k"]]:
         """Embeddings on the CPU in float32, and which of the rows could be read; `StoreError` where none could."""
         found, places = [], []
         for start in range(0, len(self.rows), self.batch_size):
             images, read = self._images(module, np.arange(start, min(start + self.batch_size, len(self.rows))))
             if len(read):
-                found.append(module.objective.encoder(images).float().cpu())
+                found.append(encoder(images).float().cpu())
                 places.append(read)
         if not found:
             raise StoreError("none of the scans to look at can be read", where=self.source.store.path)
@@ -198,10 +183,10 @@ class Health(L.Callback):
             return nothing, places[:0]
         return self._plain(batch.to(module.device)).images[0], places
 
-    def _draw(self, module: PretrainModule) -> None:
+    def _draw(self, module: PretrainModule, encoder: Encoder) -> None:
         images, read = self._images(module, np.arange(min(self.config.pictures, len(self.rows))))
         if len(read):
-            features = map_to_show(module.objective.encoder.forward_features(images))
+            features = map_to_show(encoder.forward_features(images))
             draw_features(images, features, self.folder / f"features_{module.samples_seen:09d}.png")
 
 

@@ -46,12 +46,9 @@ class Saving(L.Callback):
     def __init__(self, folder: Path, every_samples: int, keep_at: Collection[int] = ()) -> None:
         self.folder, self.every_samples, self.keep_at = folder, every_samples, keep_at
         self.stopped_by: signal.Signals | None = None
-        self._saved_at = 0
         self._handlers: dict[signal.Signals, Any] = {}
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        assert isinstance(pl_module, PretrainModule)
-        self._saved_at = pl_module.samples_seen
         if threading.current_thread() is threading.main_thread():
             # After Lightning's own handlers, which it puts back itself.
             for number in (signal.SIGINT, signal.SIGTERM, *_requeueing()):
@@ -67,17 +64,13 @@ class Saving(L.Callback):
         if number:  # one that came since is kept for the next batch
             self.stopped_by = signal.Signals(number)
         trainer.should_stop = bool(stop or number)
-        ends = trainer.should_stop or trainer.global_step >= pl_module.steps
-        # By multiples and not by distance, so that a resumed run saves where an undisturbed one does.
-        due = seen // self.every_samples > self._saved_at // self.every_samples
         # Before the checkpoint that a resumed run would start from: past that, nobody comes by here again.
         if seen in self.keep_at:
             trainer.save_checkpoint(branch_point(self.folder.parent, seen))
-        if due or ends:
+        if trainer.should_stop or pl_module.passed(self.every_samples):
             trainer.save_checkpoint(checkpoint_path(self.folder, seen))
             if pl_module.ranks.first:
                 keep_newest(self.folder)
-            self._saved_at = seen
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         for number, handler in self._handlers.items():
