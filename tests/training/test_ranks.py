@@ -15,14 +15,16 @@ from fomo_ssl.training.ranks import ALONE, join_ranks
 from fomo_ssl.training.reading import read_record
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-SMALL = ["encoder=resenc_t", "+encoder.channels=[4,8]", "+encoder.blocks=[1,1]", "crop=16", "batch_size=4",
-         "budget.samples=24", "data.workers=0", "data.held_out=1", "trainer=cpu", "log_every=1", "checkpoint_every=8",
-         "preview_every=12", "health.every=12", "health.crops=2", "resume=auto"]  # fmt: skip
+ENCODER = ["encoder=resenc_t", "+encoder.channels=[4,8]", "+encoder.blocks=[1,1]"]
+SMALL = ["crop=16", "batch_size=4", "budget.samples=24", "data.workers=0", "data.held_out=1", "trainer=cpu",
+         "log_every=1", "checkpoint_every=8", "preview_every=12", "health.every=12", "health.crops=2",
+         "resume=auto"]  # fmt: skip
 
 
 def start(ranks: int, store: Path, run: Path, *arguments: str) -> "subprocess.Popen[str]":
     command = [sys.executable] if ranks == 1 else [*TORCHRUN, f"--nproc-per-node={ranks}"]
-    full = [*command, "-m", "fomo_ssl.pretrain", f"store={store}", f"run={run}", *SMALL, *arguments]
+    encoder = [] if any(word.startswith("encoder=") for word in arguments) else ENCODER
+    full = [*command, "-m", "fomo_ssl.pretrain", f"store={store}", f"run={run}", *encoder, *SMALL, *arguments]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     return subprocess.Popen(full, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
