@@ -25,3 +25,13 @@ def test_the_executed_form_is_that_of_the_script(script: Path) -> None:
     assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1)), "executed from top to bottom"
     assert not [o for cell in code for o in cell.outputs if o.output_type == "error"]
     assert any(cell.outputs for cell in code)
+
+
+def test_the_page_of_results_has_the_tables_of_the_executed_study() -> None:
+    page = (FOLDER.parent / "docs/results.md").read_text()
+    executed = nbformat.read(FOLDER / "fomo25_study.ipynb", as_version=4)
+    outputs = [output for cell in executed.cells if cell.cell_type == "code" for output in cell.outputs]
+    tables = [output.data["text/markdown"] for output in outputs if "text/markdown" in output.get("data", {})]
+    assert len(tables) == 4
+    for table in tables:
+        assert table in page
