@@ -42,7 +42,7 @@ from pathlib import Path
 
 from IPython.display import Image, Markdown, display
 
-SIZE = os.environ.get("FOMO_SSL_NOTEBOOK_SIZE", "cpu")  # minimal: minutes | cpu: two hours on two cores | gpu: longer
+SIZE = os.environ.get("FOMO_SSL_NOTEBOOK_SIZE", "cpu")  # minimal: minutes | cpu: hours on two cores | gpu: longer
 OUTPUT = Path(os.environ.get("FOMO_SSL_NOTEBOOK_OUTPUT", "../runs/fomo25_study")).resolve() / SIZE
 
 UNET = "encoder=unet_t"
