@@ -20,7 +20,7 @@ from fomo_ssl.core.errors import StoreError
 from fomo_ssl.imaging.canonical import CanonicalVolume
 
 BITS, LEAST_BITS = 12, 8
-"""Eight over the robust range leave 59 dB. A step is then about the noise of the scan, to which it adds 4 % (8 at most)."""
+"""Eight over the robust range leave 59 dB. A step is then about the noise of a scan, and adds 4 % to it (8 at most)."""
 LEVELS = 2**BITS - 1
 NOT_VALID = 4096
 """The bit above the intensity, set in voxels that do not count: they cost no file, no read and hardly a byte."""
