@@ -84,7 +84,7 @@ class SelfDistillation(Objective):
         self.weights = {"dino": dino, "ibot": ibot, "koleo": koleo}
         self.student_temperature, self.teacher_temperature = student_temperature, teacher_temperature
         self.center_momentum = center_momentum
-        self.mask_value = nn.Parameter(torch.zeros(encoder.in_channels, 1, 1, 1))
+        self.mask_token = nn.Parameter(torch.zeros(encoder.in_channels, 1, 1, 1))
         sizes = (hidden, bottleneck, prototypes)
         self.heads = nn.ModuleDict(
             {"scan": PrototypeHead(encoder.embed_dim, *sizes), "patch": PrototypeHead(last.channels, *sizes)}
@@ -99,7 +99,7 @@ class SelfDistillation(Objective):
         shown = []
         for view, image in enumerate(views.images):
             hidden = mask_to_voxels(self._mask(views, view), self.mask_unit, image.shape[2:])
-            shown.append(torch.where(hidden, self.mask_value.to(image.dtype), image))
+            shown.append(torch.where(hidden, self.mask_token.to(image.dtype), image))
         return shown
 
     def score(self, encoded: list[Encoded], views: Views, step: int) -> ObjectiveOutput:

@@ -61,7 +61,7 @@ class SimMIM(Objective):
         self.mask_ratio, self.kind, self.mask_unit = mask_ratio, loss, (mask_unit,) * 3
         channels, last = encoder.in_channels, encoder.feature_info[-1]
         # A patch of voxels in front of a linear patch embedding is a mask token behind it.
-        self.mask_patch = nn.Parameter(torch.zeros(channels, *self.mask_unit))
+        self.mask_token = nn.Parameter(torch.zeros(channels, *self.mask_unit))
         self.decoder: nn.Module = (
             nn.Conv3d(last.channels, channels * math.prod(last.stride), 1)
             if encoder.supports_token_dropping
@@ -116,7 +116,7 @@ class SimMIM(Objective):
     def _covered(self, image: Float[Tensor, "b c x y z"], mask: Mask) -> Float[Tensor, "b c x y z"]:
         x, y, z = image.shape[2:]
         tiles = [math.ceil(size / unit) for size, unit in zip((x, y, z), self.mask_unit, strict=True)]
-        patch = self.mask_patch.repeat(1, *tiles)[:, :x, :y, :z].to(image.dtype)
+        patch = self.mask_token.repeat(1, *tiles)[:, :x, :y, :z].to(image.dtype)
         return torch.where(mask_to_voxels(mask, self.mask_unit, (x, y, z)), patch, image)
 
     def _patches(self, volume: Float[Tensor, "b c x y z"]) -> Float[Tensor, "b n p"]:

@@ -114,10 +114,21 @@ def full(value: Tensor) -> Tensor:
 
 
 def cluster_environment() -> ClusterEnvironment:
-    """How this process was started, in Lightning's words."""
+    """How this process was started, in Lightning's words.
+
+    Raises:
+        ConfigError: in a job of several tasks, but not by srun, or with a number of tasks for all nodes together.
+    """
     if TorchElasticEnvironment.detect():
         return TorchElasticEnvironment()
-    if SLURMEnvironment.detect() and int(os.environ["SLURM_NTASKS"]) > 1:
+    if SLURMEnvironment.detect() and (tasks := int(os.environ["SLURM_NTASKS"])) > 1:
+        if "SLURM_STEP_NUM_TASKS" not in os.environ:
+            # The others would be waited for in vain: a batch script runs once, whatever its number of tasks.
+            what = f"the job has {tasks} tasks, but srun did not start this process"
+            raise ConfigError(what, way_out="Give srun python -m fomo_ssl.pretrain ..., or a job of one task")
+        if "SLURM_NTASKS_PER_NODE" not in os.environ:
+            way_out = "Give --ntasks-per-node to sbatch or srun"
+            raise ConfigError(f"{tasks} tasks were started, but nobody said how many a node", way_out=way_out)
         # Requeueing is the launcher's: Lightning would save from inside a signal handler.
         return SLURMEnvironment(auto_requeue=False)
     return LightningEnvironment()

@@ -36,10 +36,10 @@ def test_loss_is_the_mean_absolute_error_of_hidden_voxels(encoder: Encoder, make
 def test_the_mask_token_is_a_learned_patch(vit: Encoder, make_views: MakeViews) -> None:
     objective, views = create_objective("simmim", vit, mask_unit=4), make_views()
     with torch.no_grad():
-        objective.mask_patch.copy_(torch.arange(64.0).view(1, 4, 4, 4))
+        objective.mask_token.copy_(torch.arange(64.0).view(1, 4, 4, 4))
     (shown,) = objective.inputs(views, 0)
     hidden = mask_to_voxels(objective._mask(views, 0), (4, 4, 4), (24, 24, 24))
-    tiled = objective.mask_patch.detach().repeat(1, 6, 6, 6).expand_as(shown)
+    tiled = objective.mask_token.detach().repeat(1, 6, 6, 6).expand_as(shown)
     assert torch.equal(shown[hidden], tiled[hidden])
     assert torch.equal(shown[~hidden], views.images[0][~hidden])
 

@@ -1,11 +1,13 @@
 import math
 
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
 from fomo_ssl.encoders import create_encoder
+from fomo_ssl.objectives import create_objective
 from fomo_ssl.training.optim import OptimConfig, build_optimizer, parameter_groups, rate_factor
 
 CONFIGS = st.builds(
@@ -59,6 +61,16 @@ def test_what_decays() -> None:
     assert spared["weight_decay"] == 0.0
     expected = {module.linear.bias, module.norm.weight, module.norm.bias, module.mask_token, module.special}
     assert {id(p) for p in spared["params"]} == {id(p) for p in expected}
+
+
+@pytest.mark.parametrize("name", ["mae", "simmim", "self_distillation"])
+def test_what_stands_for_hidden_voxels_does_not_decay(name: str) -> None:
+    objective = create_objective(name, create_encoder("vit_t_p8", dim=24, depth=4, heads=2))
+    learned = {id(p): n for n, p in objective.named_parameters() if n.endswith("mask_token")}
+    decay, spared = parameter_groups(objective, [], 0.1)
+    assert len(learned) == 1
+    assert learned.keys() <= {id(p) for p in spared["params"]}
+    assert not learned.keys() & {id(p) for p in decay["params"]}
 
 
 def test_every_trainable_parameter_is_in_one_group() -> None:

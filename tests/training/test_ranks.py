@@ -115,6 +115,25 @@ def test_more_devices_than_processes_is_one_line() -> None:
         join_ranks({"devices": "auto"})
 
 
+@pytest.mark.parametrize(
+    ("step", "message"),
+    [
+        ({}, r"has 4 tasks, but srun did not start this process.*srun python"),
+        ({"SLURM_STEP_NUM_TASKS": "4"}, r"4 tasks were started.*--ntasks-per-node"),
+    ],
+    ids=["a batch script that calls python", "srun --ntasks=4"],
+)
+def test_a_slurm_job_that_would_wait_for_nobody_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, step: dict[str, str], message: str
+) -> None:
+    for name in ("SLURM_STEP_NUM_TASKS", "SLURM_NTASKS_PER_NODE", "SLURM_JOB_NAME"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in ({"SLURM_JOB_ID": "7", "SLURM_NTASKS": "4", "SLURM_PROCID": "0"} | step).items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigError, match=message):
+        join_ranks({"accelerator": "cpu"})
+
+
 def test_a_process_started_alone_is_the_first_of_one() -> None:
     assert join_ranks({"accelerator": "cpu", "devices": [0]}) == ALONE
     assert ALONE.first
