@@ -92,23 +92,22 @@ def expected_torchvision(torch_version: str) -> str | None:
 def check_torchvision(torch: Package, torchvision: Package) -> Row:
     """Whether torchvision's compiled operators load beside this torch, and why not.
 
-    torchvision's library is linked against one build of torch. Beside another (a CPU-only torch from the PyTorch index
-    with the registry's torchvision, or another series) the operator `torchvision::nms` is not registered, and
-    `import timm` and `import lightning` fail with it.
+    Up to 0.29.1 torchvision's library is linked against one build of torch; later ones take any torch from 2.14 on. Beside
+    a wrong one (a CPU-only torch from the PyTorch index with the registry's torchvision, or another series) the operator
+    `torchvision::nms` is not registered, and `import timm` and `import lightning` fail with it.
     """
     name = torchvision.name
     if torch.version is None or torchvision.version is None:
         return check_import(torchvision)
+    if torchvision.error is None:
+        return Row(name, Level.OK, torchvision.version)
     found = f"{torchvision.version} beside torch {torch.version}"
-    series = expected_torchvision(torch.version)
+    series, builds = expected_torchvision(torch.version), (_build(torch.version), _build(torchvision.version))
     if series and not re.match(rf"{re.escape(series)}(\D|$)", torchvision.version):
-        return Row(name, Level.FAIL, f"{found}, which needs {series}", _PAIR)
-    builds = _build(torch.version), _build(torchvision.version)
-    if torchvision.error is not None and builds[0] != builds[1]:
+        return Row(name, Level.FAIL, f"{found}, which came with {series}", _PAIR)
+    if builds[0] != builds[1]:
         return Row(name, Level.FAIL, f"{found}: builds {builds[0]} and {builds[1]} do not fit", _PAIR)
-    if torchvision.error is not None:
-        return Row(name, Level.FAIL, f"{found} does not load ({torchvision.error})", _PAIR)
-    return Row(name, Level.OK, torchvision.version)
+    return Row(name, Level.FAIL, f"{found} does not load ({torchvision.error})", _PAIR)
 
 
 def _build(version: str) -> str:

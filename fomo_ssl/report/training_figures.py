@@ -43,6 +43,7 @@ def curves(title: str, ylabel: str, lines: Sequence[Line], limit: float | None, 
             ax.set_ylim(bottom=0.0)
         ax.set(title=title, ylabel=ylabel, xlabel="samples")
         ax.xaxis.set_major_locator(MaxNLocator(nbins=5))
+        ax.ticklabel_format(axis="y", useOffset=False)  # of memory, which hardly moves, the total is what counts
         if len(lines) > 1 or limit is not None:
             ax.legend()
     return draw.svg
