@@ -1,6 +1,7 @@
 """Finetuning over shots, seeds and starts: the pretrained encoder beside its from-scratch twin on the same splits."""
 
 import os
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
@@ -82,7 +83,8 @@ def finetune(
     rows = summarise(run)
     write_json(run / "summary.json", to_json(rows))
     write_record(run, record | {"status": "finished"})
-    Console().print(to_table(rows))
+    # A log file has no width of its own; the 80 columns that rich takes would break the numbers.
+    Console(width=None if sys.stdout.isatty() else 130).print(to_table(rows))
     return rows
 
 
