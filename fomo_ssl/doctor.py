@@ -92,9 +92,9 @@ def expected_torchvision(torch_version: str) -> str | None:
 def check_torchvision(torch: Package, torchvision: Package) -> Row:
     """Whether torchvision's compiled operators load beside this torch, and why not.
 
-    Up to 0.29.1 torchvision's library is linked against one build of torch; later ones take any torch from 2.14 on. Beside
-    a wrong one (a CPU-only torch from the PyTorch index with the registry's torchvision, or another series) the operator
-    `torchvision::nms` is not registered, and `import timm` and `import lightning` fail with it.
+    Up to 0.29.1 torchvision's library is linked against one build of torch; later ones take any torch from 2.14 on.
+    Beside a wrong one (a CPU-only torch from the PyTorch index with the registry's torchvision, or another series) the
+    operator `torchvision::nms` is not registered, and `import timm` and `import lightning` fail with it.
     """
     name = torchvision.name
     if torch.version is None or torchvision.version is None:
