@@ -335,6 +335,8 @@ def _as_volume(scan: Any) -> Volume:
 def _save_tensors(file: Path, tensors: Mapping[str, Tensor]) -> None:
     # Clones: safetensors refuses tensors that share memory, as tied weights do.
     save_file({name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}, file)
+    # It also makes files that only their owner can read; the folder's own mode follows the umask, as other files do.
+    file.chmod(file.parent.stat().st_mode & 0o666)
 
 
 def _load_tensors(file: Path) -> dict[str, Tensor]:

@@ -1,4 +1,6 @@
 import json
+import os
+import stat
 from dataclasses import replace
 from pathlib import Path
 
@@ -79,6 +81,17 @@ def test_failed_save_leaves_the_old_bundle(bundle: Path, copy: Path) -> None:
         save_bundle(copy, small_encoder(), replace(CONFIG, training={"x": object()}))
     assert files(copy) == files(bundle)
     assert [p.name for p in copy.parent.iterdir()] == ["copy"]
+
+
+def test_others_can_read_a_bundle_as_far_as_the_umask_lets_them(tmp_path: Path) -> None:
+    for umask, mode in ((0o022, 0o644), (0o027, 0o640), (0o002, 0o664)):
+        before = os.umask(umask)
+        try:
+            save_bundle(tmp_path / "b", small_encoder(), CONFIG, pretraining={"projector.weight": torch.ones(2, 3)})
+        finally:
+            os.umask(before)
+        modes = {str(file): stat.S_IMODE(file.stat().st_mode) for file in (tmp_path / "b").rglob("*") if file.is_file()}
+        assert set(modes.values()) == {mode}, modes
 
 
 def test_head_and_task(tmp_path: Path) -> None:
