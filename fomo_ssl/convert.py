@@ -1,12 +1,13 @@
 """Weights of other projects into a bundle, and a bundle into theirs."""
 
 import argparse
+import json
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 
 from fomo_ssl.core.arguments import Arguments
-from fomo_ssl.core.errors import entry
+from fomo_ssl.core.errors import ConfigError, entry
 
 
 def parser() -> Arguments:
@@ -35,13 +36,14 @@ def _import(options: argparse.Namespace) -> None:
     from fomo_ssl.bundle import BundleConfig, InputContract, save_bundle
     from fomo_ssl.encoders.foreign import import_weights
 
+    output = _free_for(options.output, "schema")
     imported = import_weights(options.file, options.format)
     print(imported.report.table())
     shared = {field.name for field in fields(InputContract)} & {field.name for field in fields(imported)}
     contract = InputContract(**{name: getattr(imported, name) for name in shared})
     encoder, training = imported.encoder, {"imported_from": imported.report.format, **imported.source}
     config = BundleConfig(encoder.name, dict(encoder.arguments), encoder.in_channels, contract, training)
-    save_bundle(options.output, encoder, config)
+    save_bundle(output, encoder, config)
     print(f"{encoder.name}, {imported.report.format}: {options.output}")
 
 
@@ -49,11 +51,27 @@ def _export(options: argparse.Namespace) -> None:
     from fomo_ssl.bundle import load_config, load_weights
     from fomo_ssl.encoders.foreign import Facts, export_weights
 
+    output = _free_for(options.output, "library")
     config = load_config(options.bundle)
     contract = config.input
     facts = Facts(contract.spacing, contract.crop, contract.normalisation, contract.sequences, config.training)
-    export_weights(load_weights(options.bundle, config.in_channels), options.output, facts, options.format)
+    export_weights(load_weights(options.bundle, config.in_channels), output, facts, options.format)
     print(f"{config.encoder}, {options.format}: {options.output}")
+
+
+def _free_for(output: Path, key: str) -> Path:
+    """The folder to write, whose content will be replaced: new, empty, or of the kind that has `key` in config.json."""
+    output = output.resolve()
+    if not output.exists() or (output.is_dir() and not any(output.iterdir())):
+        return output
+    what = {"schema": "bundle", "library": "export of fomo_ssl"}[key]
+    try:
+        found = json.loads((output / "config.json").read_text())[key]
+    except (OSError, ValueError, KeyError, TypeError):
+        found = None
+    if not (isinstance(found, int) if key == "schema" else found == "fomo_ssl"):
+        raise ConfigError(f"is there and no {what}", where=output, way_out="Choose a new folder")
+    return output
 
 
 if __name__ == "__main__":

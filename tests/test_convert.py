@@ -45,6 +45,39 @@ def test_out_and_in_again(bundle: Path, tmp_path: Path, capsys: pytest.CaptureFi
     assert load_encoder(again).embed(phantom(0)).isfinite().all()
 
 
+def test_only_what_a_conversion_wrote_is_replaced(
+    bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, again, thesis = tmp_path / "out", tmp_path / "again", tmp_path / "thesis"
+    file = out / "checkpoint_final.pth"
+    for _ in range(2):  # the second replaces the first
+        convert.main(["export", str(bundle), "--format", "nnssl", "--output", str(out)])
+        convert.main(["import", str(file), "--output", str(again)])
+    thesis.mkdir()
+    (thesis / "years_of_work.txt").touch()
+    monkeypatch.chdir(thesis)
+    for arguments, message in (
+        (["import", str(file), "--output", str(thesis)], "is there and no bundle"),
+        (["import", str(file), "--output", "."], "is there and no bundle"),
+        (["import", str(file), "--output", str(out)], "is there and no bundle"),
+        (["import", str(file), "--output", str(file)], "is there and no bundle"),
+        (["export", str(bundle), "--format", "state_dict", "--output", str(bundle)], "is there and no export"),
+    ):
+        before = sorted(tmp_path.rglob("*"))
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as stop:
+            convert.main(arguments)
+        line = capsys.readouterr().err
+        assert stop.value.code == 2
+        assert message in line
+        assert line.count("\n") == 1
+        assert sorted(tmp_path.rglob("*")) == before
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")
+    convert.main(["import", str(file), "--output", "."])
+    assert load_config(tmp_path / "empty") == load_config(again)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
