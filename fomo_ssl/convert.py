@@ -48,13 +48,14 @@ def _import(options: argparse.Namespace) -> None:
 
 
 def _export(options: argparse.Namespace) -> None:
-    from fomo_ssl.bundle import load_config, load_weights
+    from fomo_ssl.bundle import InputContract, load_config, load_weights
     from fomo_ssl.encoders.foreign import Facts, export_weights
 
     output = _free_for(options.output, "library")
     config = load_config(options.bundle)
     contract = config.input
-    facts = Facts(contract.spacing, contract.crop, contract.normalisation, contract.sequences, config.training)
+    shared = {field.name for field in fields(InputContract)}
+    facts = Facts(**{name: getattr(contract, name) for name in shared}, training=config.training)
     export_weights(load_weights(options.bundle, config.in_channels), output, facts, options.format)
     print(f"{config.encoder}, {options.format}: {options.output}")
 

@@ -80,7 +80,8 @@ def read(content: Mapping[str, Any], where: Path) -> Imported:
     }
     x, y, z = own.get("crop", [plan.patch[axis] for axis in inverse(plan.axes)])
     normalisation, sequences = own.get("normalisation", CONTRACT), tuple(own.get("sequences", ()))
-    return Imported(encoder, report, plan.spacing, (x, y, z), normalisation, sequences, source)
+    grid = {key: own[key] for key in ("max_upsample", "crop_foreground") if key in own}
+    return Imported(encoder, report, plan.spacing, (x, y, z), normalisation, sequences, source, **grid)
 
 
 def write(encoder: Encoder, folder: Path, facts: Facts) -> None:
@@ -115,6 +116,8 @@ def write(encoder: Encoder, folder: Path, facts: Facts) -> None:
         "normalisation": facts.normalisation,
         "crop": list(facts.crop),
         "sequences": list(facts.sequences),
+        "max_upsample": facts.max_upsample,
+        "crop_foreground": facts.crop_foreground,
     }
     checkpoint = {
         "network_weights": weights,

@@ -74,6 +74,7 @@ class Imported:
         sequences: names of the sequences it was trained on; empty where nobody says.
         source: for the model card: project, objective, citation.
         max_upsample: no axis is resampled finer than its own spacing divided by this; the projects known know no limit.
+        crop_foreground: whether the air around the head is cut away; the projects known do.
     """
 
     encoder: Encoder
@@ -84,6 +85,7 @@ class Imported:
     sequences: tuple[str, ...]
     source: Mapping[str, Any]
     max_upsample: float = 100.0
+    crop_foreground: bool = True
 
 
 @dataclass(frozen=True)
@@ -99,6 +101,8 @@ class Facts:
     normalisation: str
     sequences: tuple[str, ...]
     training: Mapping[str, Any]
+    max_upsample: float
+    crop_foreground: bool
 
 
 def read_tensors(path: Path) -> dict[str, Any]:

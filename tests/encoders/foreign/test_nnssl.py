@@ -15,7 +15,7 @@ from fomo_ssl.encoders.foreign import Facts, export_weights, import_weights, nns
 from fomo_ssl.encoders.foreign.nnssl_plan import primus_architecture, resenc_architecture, write_plan
 from fomo_ssl.encoders.presets import PRIMUS, RESENC
 
-FACTS = Facts(1.0, (32, 24, 16), "zscore_foreground", ("t1",), {"datasets": ["ds1"]})
+FACTS = Facts(1.0, (32, 24, 16), "zscore_foreground", ("t1",), {"datasets": ["ds1"]}, 2.0, False)
 SMALL = {"channels": (4, 8, 8), "blocks": (1, 2, 1)}
 
 
@@ -145,6 +145,7 @@ def test_resenc_makes_the_round_trip(tmp_path: Path, arguments: dict[str, Any]) 
         assert torch.equal(value, encoder.state_dict()[name]), name
     assert (imported.spacing, imported.crop) == (FACTS.spacing, FACTS.crop)
     assert (imported.normalisation, imported.sequences) == (FACTS.normalisation, FACTS.sequences)
+    assert (imported.max_upsample, imported.crop_foreground) == (FACTS.max_upsample, FACTS.crop_foreground)
 
 
 @torch.no_grad()

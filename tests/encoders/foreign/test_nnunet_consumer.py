@@ -19,7 +19,7 @@ from fomo_ssl.encoders import Encoder, create_encoder
 from fomo_ssl.encoders.foreign import Facts, export_weights
 from fomo_ssl.encoders.presets import PRIMUS
 
-FACTS = Facts(1.0, (32, 32, 32), "zscore_foreground", ("t1",), {"datasets": ["ds1"]})
+FACTS = Facts(1.0, (32, 32, 32), "zscore_foreground", ("t1",), {"datasets": ["ds1"]}, 2.0, False)
 
 
 def planned(file: Path) -> tuple[dict[str, Any], dict[str, Any], dict[str, Tensor]]:
