@@ -216,10 +216,10 @@ def load_weights(path: Path, in_channels: int = 1, mixing: torch.Generator | Non
         raise BundleError(f"cannot build its encoder: {error}", where=path, way_out=way_out) from error
     file = path / "encoder.safetensors"
     state = _load_tensors(file)
-    stem = f"{encoder.stem}.weight"
-    if in_channels != config.in_channels and stem in state:
-        try:
-            state[stem] = inflate_stem(state[stem], in_channels, mixing)
+    own, stem = encoder.state_dict(), f"{encoder.stem}.weight"
+    if in_channels != config.in_channels and stem in own and stem in state:
+        try:  # an encoder that reads each sequence on its own has a stem of one, however many there are
+            state[stem] = inflate_stem(state[stem], own[stem].shape[1], mixing)
         except ValueError as error:
             raise BundleError(str(error), where=path, way_out=f"Use {config.in_channels} sequences") from error
     load_state(encoder, state, file)

@@ -22,6 +22,7 @@ from fomo_ssl.bundle import (
     save_bundle,
 )
 from fomo_ssl.core.errors import BundleError, RejectedScan
+from fomo_ssl.encoders import LateFusion
 from fomo_ssl.imaging import nifti
 from fomo_ssl.imaging.canonical import canonicalise
 from fomo_ssl.synthetic.phantoms import phantom
@@ -111,6 +112,16 @@ def test_stem_is_inflated(bundle: Path) -> None:
     one, three = load_weights(bundle), load_weights(bundle, in_channels=3)
     x = torch.randn(1, 1, 32, 32, 32)
     torch.testing.assert_close(three(x.repeat(1, 3, 1, 1, 1)), one(x), rtol=1e-3, atol=1e-4)
+
+
+def test_a_shared_encoder_reads_any_number_of_sequences(tmp_path: Path) -> None:
+    for concat in (False, True):
+        two = LateFusion(small_encoder(), 2, concat=concat)
+        save_bundle(tmp_path / "b", two, BundleConfig(two.name, two.arguments, 2, CONTRACT, {}))
+        three, x = load_weights(tmp_path / "b", 3), torch.randn(1, 1, 32, 32, 32)
+        assert three.in_channels == 3
+        expected = two(x.expand(-1, 2, -1, -1, -1))[:, :128]
+        torch.testing.assert_close(three(x.expand(-1, 3, -1, -1, -1))[:, :128], expected, rtol=1e-3, atol=1e-4)
 
 
 def edit(copy: Path, **values: object) -> None:
