@@ -100,7 +100,7 @@ class ReleasedEncoder(nn.Module):
         """Feature maps of normalised input, finest first."""
         return self.encoder.forward_features(x)
 
-    @torch.inference_mode()
+    @torch.no_grad()  # not inference mode: its tensors can enter no training, such as that of a probe
     def embed(self, scan: Any) -> Float[Tensor, "e"]:
         """One embedding of one whole scan, preprocessed as the training data were.
 
@@ -115,7 +115,7 @@ class ReleasedEncoder(nn.Module):
         _check_embed_size(canonical.data)
         return self.embed_normalised(normalise(canonical.data, canonical.stats))
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def embed_normalised(self, image: np.ndarray) -> Float[Tensor, "e"]:
         """One embedding of one whole scan in canonical form with normalised intensities, such as a store holds.
 

@@ -206,6 +206,13 @@ def test_embed_takes_every_form_of_a_scan(bundle: Path, tmp_path: Path) -> None:
         torch.testing.assert_close(encoder.embed(form), expected)
 
 
+def test_embeddings_can_enter_training(bundle: Path) -> None:
+    embedding, probe = load_encoder(bundle).embed(phantom(3)), torch.nn.Linear(128, 1)
+    assert not embedding.requires_grad
+    probe(embedding).backward()
+    torch.testing.assert_close(probe.weight.grad[0], embedding)
+
+
 def test_embed_ignores_how_the_array_lies(bundle: Path) -> None:
     encoder, volume = load_encoder(bundle), phantom(3)
     flip = np.diag([-1.0, 1.0, 1.0, 1.0])
