@@ -284,6 +284,7 @@ def model_card(config: BundleConfig, n_parameters: int) -> str:
     """The bundle's README: what it is, what it was trained on, what it expects, how to load it."""
     contract, training = config.input, config.training
     spacing = "the scan's own spacing" if contract.spacing is None else f"{contract.spacing:g} mm"
+    box = "foreground box" if contract.crop_foreground else "uncropped"
     what = "finetuned model" if config.task else "pretrained encoder"
     facts = "\n".join(f"| {key} | {_cell(value)} |" for key, value in training.items() if not isinstance(value, dict))
     return f"""# {config.encoder}: {what} for 3D brain MRI
@@ -298,7 +299,7 @@ def model_card(config: BundleConfig, n_parameters: int) -> str:
 All settings are in `config.json`.
 
 ## Input
-RAS+ volume, foreground box, {spacing}, no axis resampled finer than its own spacing / {contract.max_upsample:g};
+RAS+ volume, {box}, {spacing}, no axis resampled finer than its own spacing / {contract.max_upsample:g};
 intensity normalisation `{contract.normalisation}`; training crops of {" x ".join(map(str, contract.crop))} voxels.
 Sequences seen: {", ".join(contract.sequences) or "none recorded"}. `embed` does all of this to a raw scan.
 

@@ -19,6 +19,7 @@ from fomo_ssl.bundle import (
     load_head_state,
     load_state,
     load_weights,
+    model_card,
     save_bundle,
 )
 from fomo_ssl.core.errors import BundleError, RejectedScan
@@ -101,6 +102,11 @@ def test_head_and_task(tmp_path: Path) -> None:
     assert load_config(tmp_path / "b").task == {"kind": "classification"}
     assert torch.equal(load_head_state(tmp_path / "b")["weight"], head.weight)
     assert "finetuned" in (tmp_path / "b" / "README.md").read_text()
+
+
+def test_the_card_tells_whether_air_is_cut_away() -> None:
+    for cut, text in ((True, "RAS+ volume, foreground box"), (False, "RAS+ volume, uncropped")):
+        assert text in model_card(replace(CONFIG, input=replace(CONTRACT, crop_foreground=cut)), 1)
 
 
 def test_bare_encoder_has_no_head(bundle: Path) -> None:
