@@ -30,6 +30,7 @@ from fomo_ssl.encoders import create_encoder
 from fomo_ssl.encoders.base import Encoder, inflate_stem
 from fomo_ssl.imaging import nifti
 from fomo_ssl.imaging.canonical import CanonicalSpec, canonicalise
+from fomo_ssl.imaging.header import is_usable
 from fomo_ssl.imaging.intensity import NORMALISATIONS, normalise
 from fomo_ssl.imaging.nifti import Volume
 
@@ -328,9 +329,14 @@ def _as_volume(scan: Any) -> Volume:
         data, affine = scan
     else:  # a spatial image of nibabel, which need not be imported to be recognised
         data, affine = scan.get_fdata(), scan.affine
-    values = np.array(data, dtype=np.float32)
-    notes = nifti.zero_non_finite(values)
-    return Volume(values, np.asarray(affine, dtype=np.float64), notes)
+    values, affine = np.array(data, dtype=np.float32), np.asarray(affine, dtype=np.float64)
+    while values.ndim > 3 and values.shape[-1] == 1:  # one volume, as in a file
+        values = values[..., 0]
+    if affine.shape != (4, 4) or not is_usable(affine):
+        raise RejectedScan(Reason.BAD_AFFINE, f"of shape {affine.shape}, expected 4 x 4, finite and not singular")
+    if not values.size:
+        raise RejectedScan(Reason.TOO_SMALL, f"shape {values.shape}")
+    return Volume(values, affine, nifti.zero_non_finite(values))
 
 
 def _save_tensors(file: Path, tensors: Mapping[str, Tensor]) -> None:

@@ -244,6 +244,32 @@ def test_embed_rejects_an_empty_scan(bundle: Path) -> None:
         load_encoder(bundle).embed((np.zeros((32, 32, 32), np.float32), np.eye(4)))
 
 
+def test_embed_takes_an_array_of_one_volume_as_a_file_of_one(bundle: Path, tmp_path: Path) -> None:
+    encoder, volume = load_encoder(bundle), phantom(3)
+    image = nib.Nifti1Image(volume.data[..., None], volume.affine)
+    nib.save(image, tmp_path / "scan.nii.gz")
+    expected = encoder.embed(tmp_path / "scan.nii.gz")
+    for form in (image, (volume.data[..., None], volume.affine)):
+        torch.testing.assert_close(encoder.embed(form), expected)
+    with pytest.raises(RejectedScan, match="not_3d"):
+        encoder.embed((np.stack([volume.data] * 2, axis=3), volume.affine))
+
+
+@pytest.mark.parametrize("affine", [np.zeros((4, 4)), np.diag([1, 1, 0, 1]), np.eye(4) * np.nan, np.eye(3)])
+def test_embed_rejects_an_affine_that_places_nothing(bundle: Path, affine: np.ndarray) -> None:
+    with pytest.raises(RejectedScan, match="bad_affine"):
+        load_encoder(bundle).embed((phantom(3).data, affine))
+    plane = phantom(3).affine
+    plane[:3, 1] = plane[:3, 0]
+    with pytest.raises(RejectedScan, match="bad_affine"):
+        load_encoder(bundle).embed((phantom(3).data, plane))
+
+
+def test_embed_rejects_an_array_without_voxels(bundle: Path) -> None:
+    with pytest.raises(RejectedScan, match="too_small"):
+        load_encoder(bundle).embed((np.zeros((0, 32, 32)), np.eye(4)))
+
+
 def test_embed_refuses_volumes_beyond_the_limit(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fomo_ssl.bundle.MAX_EMBED_VOXELS", 1000)
     with pytest.raises(RejectedScan, match="too_large"):

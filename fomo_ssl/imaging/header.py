@@ -160,7 +160,7 @@ def _affine(header: Any, notes: list[str]) -> np.ndarray:
     sform = header.get_sform() if is_nifti and header["sform_code"] > 0 else None
     qform = _qform(header) if is_nifti and header["qform_code"] > 0 else None
     coded = [(name, matrix) for name, matrix in (("sform", sform), ("qform", qform)) if matrix is not None]
-    usable = [(name, np.asarray(matrix, np.float64)) for name, matrix in coded if _is_usable(matrix)]
+    usable = [(name, np.asarray(matrix, np.float64)) for name, matrix in coded if is_usable(matrix)]
     if coded and not usable:
         raise RejectedScan(Reason.BAD_AFFINE, f"{coded[0][0]} is singular or not finite")
     if not coded:
@@ -177,7 +177,8 @@ def _affine(header: Any, notes: list[str]) -> np.ndarray:
     return matrix
 
 
-def _is_usable(matrix: np.ndarray) -> bool:
+def is_usable(matrix: np.ndarray) -> bool:
+    """Whether an affine (4, 4) places voxels in space: finite, and with three axes that are no plane."""
     return bool(np.isfinite(matrix).all() and abs(np.linalg.det(matrix[:3, :3])) > MIN_SPACING**3 / 10)
 
 
