@@ -50,8 +50,10 @@ def refuse_leftovers(report: TransferReport, belongs: Callable[[str], bool], whe
 
 
 def training_crop(content: Mapping[str, Any], default: int) -> tuple[int, int, int]:
-    """Voxels of a training crop, from Lightning's hyper-parameters where they say it."""
+    """Voxels of a training crop, from Lightning's hyper-parameters, or their `config`, where they say it."""
     said = content.get("hyper_parameters", {})
+    if isinstance(said, Mapping) and isinstance(said.get("config"), Mapping):
+        said = said["config"]
     size = said.get("patch_size") if isinstance(said, Mapping) else None
     match [size] * 3 if isinstance(size, int) else size:
         case [int(x), int(y), int(z)]:

@@ -82,6 +82,20 @@ def test_the_original_and_ours_give_the_same_maps(name: str, module: ModuleType,
     again.load_state_dict(imported.encoder.state_dict())
 
 
+@pytest.mark.parametrize(
+    ("said", "crop"),
+    [
+        ({"patch_size": (32, 32, 32)}, (32, 32, 32)),  # pretraining keeps its arguments, finetuning one `config`
+        ({"config": {"patch_size": (96, 96, 96), "num_classes": 2}, "learning_rate": 1e-3}, (96, 96, 96)),
+        ({"config": {}}, (64, 64, 64)),
+        ({}, (64, 64, 64)),
+    ],
+)
+def test_the_crop_is_that_of_the_hyper_parameters(said: dict[str, object], crop: tuple[int, ...], tmp_path: Path):
+    state, *_ = kept("fomo25_unet")
+    assert read(fomo25, save(lightning(state, **said), tmp_path / "last.ckpt")).crop == crop
+
+
 def as_unet(encoder: Encoder) -> dict[str, Tensor]:
     """A UNet's state under the names of FOMO25."""
     names = {}
