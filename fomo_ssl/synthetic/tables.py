@@ -10,7 +10,7 @@ from typing import Any
 from fomo_ssl.core.errors import FomoSSLError
 from fomo_ssl.core.files import write_json, write_text
 
-_MARK = "study.json"
+_MARK, _GENERATOR = "study.json", "fomo_ssl.synthetic"
 _VERSION = 1
 """Raised whenever the same specification gives other bytes."""
 
@@ -102,10 +102,10 @@ def is_finished(folder: Path, identity: Mapping[str, Any]) -> bool:
     try:
         found = json.loads((folder / _MARK).read_text())
     except (OSError, ValueError):
-        raise FomoSSLError(
-            "holds something that is no generated study", where=folder, way_out="choose another folder"
-        ) from None
-    return bool(found == _marked(identity))
+        found = None
+    if not isinstance(found, dict) or found.get("generator") != _GENERATOR:
+        raise FomoSSLError("holds something that is no generated study", where=folder, way_out="choose another folder")
+    return found == _marked(identity)
 
 
 def mark_finished(folder: Path, identity: Mapping[str, Any]) -> None:
@@ -114,7 +114,7 @@ def mark_finished(folder: Path, identity: Mapping[str, Any]) -> None:
 
 
 def _marked(identity: Mapping[str, Any]) -> dict[str, Any]:
-    return {"generator": "fomo_ssl.synthetic", "version": _VERSION, **identity}
+    return {"generator": _GENERATOR, "version": _VERSION, **identity}
 
 
 def _write_participants(folder: Path, rows: Sequence[Row]) -> None:

@@ -123,9 +123,12 @@ def test_a_finished_study_is_left_alone_and_a_foreign_folder_refused(tmp_path: P
     assert (root / "sub_2").is_dir()
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("years of work")
-    with pytest.raises(FomoSSLError, match="no generated study"):
-        generate_corpus(tmp_path / "mine", small)
-    assert (tmp_path / "mine" / "thesis.txt").exists()
+    for mark in (None, "no json", "[1]", '{"name": "the study of somebody else"}'):
+        if mark is not None:
+            (tmp_path / "mine" / "study.json").write_text(mark)
+        with pytest.raises(FomoSSLError, match="no generated study"):
+            generate_corpus(tmp_path / "mine", small)
+        assert (tmp_path / "mine" / "thesis.txt").exists()
 
 
 @pytest.mark.parametrize("wrong", [{"spacing_mm": 0.5}, {"sequences": 9}, {"subjects": 0}])
