@@ -1,5 +1,6 @@
 """A build context: a folder from which Apptainer or Docker make the container of one task, weights inside."""
 
+import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -40,7 +41,8 @@ def build(task_name: str, bundles: Sequence[Path], output: Path, base: str | Non
     spec = models[0].spec
     may_lack = all(model.spec.missing == "zeros" for model in models)
     check_model(task, spec.kind, spec.sequences, spec.classes, bundles[0], may_lack)
-    if output.exists() and not (output / FACTS).is_file():
+    output = output.resolve()
+    if output.exists() and not _is_context(output):
         raise ConfigError("is there and no build context", where=output, way_out="Choose a new folder")
     versions = recipes.installed_versions()
     base = base or recipes.base_image()
@@ -64,3 +66,11 @@ def build(task_name: str, bundles: Sequence[Path], output: Path, base: str | Non
         write_text(folder / "README.md", recipes.readme(task))
         write_json(folder / FACTS, facts)
     return facts
+
+
+def _is_context(folder: Path) -> bool:
+    try:
+        found = json.loads((folder / FACTS).read_text())
+    except (OSError, ValueError):
+        return False
+    return isinstance(found, dict) and found.keys() >= {"task", "fomo_ssl", "bundle_digests"}

@@ -87,6 +87,26 @@ def test_the_same_bundle_gives_the_same_context(contexts: Path, bundles: Path) -
     assert {path: path.read_bytes() for path in (contexts / "age").rglob("*") if path.is_file()} == before
 
 
+def test_a_context_is_replaced_from_inside_and_through_a_link_and_nothing_else_is(
+    bundles: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["build", "--task", "age", "--bundle", str(bundles / "age/00"), "--output"]
+    main([*command, str(tmp_path / "context")])
+    (tmp_path / "link").symlink_to(tmp_path / "context")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "challenge.json").write_text('{"title": "of another kind"}')
+    for output in (".", "../link"):
+        monkeypatch.chdir(tmp_path / "context")
+        (tmp_path / "context" / "stale").touch()
+        main([*command, output])
+        assert not (tmp_path / "context" / "stale").exists()
+    with pytest.raises(SystemExit):
+        main([*command, str(tmp_path / "mine")])
+    assert "is there and no build context" in capsys.readouterr().err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["context", "link", "mine"]
+    assert [path.name for path in (tmp_path / "mine").iterdir()] == ["challenge.json"]
+
+
 def test_the_required_packages_are_enough_and_the_code_is_the_folders_own(
     contexts: Path, data: Path, tmp_path: Path
 ) -> None:
