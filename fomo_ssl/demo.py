@@ -6,6 +6,9 @@ Each step is one of the commands that you would run on your own scans, and is pr
 """
 
 import argparse
+import glob
+import re
+import shlex
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -53,14 +56,17 @@ def run(folder: Path, seed: int) -> None:
     torch.set_num_threads(1)
     study, store, pretrained = folder / "study", folder / "store", folder / "pretrain"
     generate(study, StudySpec(SUBJECTS, CASES, SPACING_MM, seed=seed))
-    command(preprocess.main, "preprocess", f"source={study}/corpus", f"store={store}", f"spacing={SPACING_MM:g}")
-    common = (f"store={store}", f"run={pretrained}", f"seed={seed}", "resume=auto")
+    source, spacing = setting("source", study / "corpus"), f"spacing={SPACING_MM:g}"
+    command(preprocess.main, "preprocess", source, setting("store", store), spacing)
+    common = (setting("store", store), setting("run", pretrained), f"seed={seed}", "resume=auto")
     command(pretrain.main, "pretrain", *common, *PRETRAIN)
     for task, values in FINETUNE.items():
-        places = (f"bundle={pretrained}/bundle", f"task={study}/{task}", f"run={folder}/finetune/{task}")
+        bundle, run = setting("bundle", pretrained / "bundle"), setting("run", folder / "finetune" / task)
+        places = (bundle, f"task={study}/{task}", run)  # finetune quotes its task itself
         command(finetune.main, "finetune", *places, f"shots={SHOTS}", f"n_test={N_TEST}", "seeds=1",
                 "resume=auto", *values)  # fmt: skip
-    command(evaluate.main, "evaluate", f"runs={folder}/finetune/*", f"output={folder}/report")
+    runs = Path(glob.escape(str(folder))) / "finetune" / "*"
+    command(evaluate.main, "evaluate", setting("runs", runs), setting("output", folder / "report"))
 
 
 def generate(study: Path, spec: "StudySpec") -> None:
@@ -81,9 +87,18 @@ def generate(study: Path, spec: "StudySpec") -> None:
             generate_task(study / name, name, spec.cases, spec, on_case=bar(name))
 
 
+def setting(key: str, path: Path) -> str:
+    """A path on a command line, in quotes where Hydra would read it as something else than text."""
+    text = str(path)
+    if re.fullmatch(r"[\w./*-]+", text, re.ASCII):
+        return f"{key}={text}"
+    quoted = text.replace("'", "\\'")
+    return f"{key}='{quoted}'"
+
+
 def command(main: Callable[[list[str]], None], name: str, *arguments: str) -> None:
     """Say what is run, and run it in this process."""
-    print(f"\n== python -m fomo_ssl.{name} {' '.join(arguments)}", flush=True)
+    print(f"\n== python -m fomo_ssl.{name} {shlex.join(arguments)}", flush=True)
     main(list(arguments))
 
 

@@ -1,0 +1,24 @@
+"""The demo's command lines; the whole of it takes minutes and is run by `make demo`."""
+
+import glob
+from pathlib import Path
+
+import pytest
+
+from fomo_ssl.config import compose
+from fomo_ssl.demo import setting
+
+
+@pytest.mark.parametrize("name", ["demo", "my demo (1)", "a,b", "lr=0.1", "{x}", "it's", "#3", "Ärzte", "[0]"])
+def test_a_folder_of_any_name_reaches_the_commands(name: str, tmp_path: Path) -> None:
+    folder = tmp_path / name
+    source = compose("preprocess", [setting("source", folder), setting("store", folder / "store")])["source"]
+    assert source == str(folder)
+    (folder / "finetune" / "infarct").mkdir(parents=True)
+    runs = Path(glob.escape(str(folder))) / "finetune" / "*"
+    pattern = compose("evaluate", [setting("runs", runs)])["runs"]
+    assert glob.glob(pattern) == [str(folder / "finetune" / "infarct")]
+
+
+def test_usual_paths_are_not_quoted() -> None:
+    assert setting("store", Path("demo/store")) == "store=demo/store"
