@@ -22,7 +22,10 @@ _CENTRE = np.array([0.0, -18.0, 8.0], dtype=np.float32)[:, None, None, None]
 
 @dataclass(frozen=True)
 class Subject:
-    """Who is scanned: the seed fixes the shape of the head and where a lesion would be, the rest what became of it.
+    """Who is scanned: the seed fixes a head, which age and sex change.
+
+    A lesion is drawn from the same random numbers, and first: an infarct and an old infarct are of one head and in one
+    place, but with no lesion, or a meningioma, the same seed and index are another head.
 
     Attributes:
         seed, index: identify the subject's random draws.
