@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from fomo_ssl.core.errors import ConfigError
 from fomo_ssl.core.types import Triple
 
 SLOPE = 0.01
@@ -38,8 +39,18 @@ class ConvNorm(nn.Module):
         self.act = act
 
     def forward(self, x: Float[Tensor, "b c x y z"]) -> Float[Tensor, "b _ _ _ _"]:
-        """Maps of the same size, or the size over the stride, rounded up."""
-        x = normalise(self.norm, convolve(self.conv, x))
+        """Maps of the same size, or the size over the stride, rounded up.
+
+        Raises:
+            ConfigError: the result has one voxel: its norm is rounding errors, which later norms scale up to a signal.
+        """
+        x = convolve(self.conv, x)
+        if x.shape[2:] == (1, 1, 1):
+            raise ConfigError(
+                "a map of one voxel, which instance norm would set to a constant",
+                way_out="use larger crops, or an encoder with smaller patches or fewer stages",
+            )
+        x = normalise(self.norm, x)
         return F.leaky_relu(x, SLOPE, inplace=True) if self.act else x
 
 

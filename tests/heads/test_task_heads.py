@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from fomo_ssl.core.errors import ConfigError
 from fomo_ssl.encoders import LateFusion, create_encoder
 from fomo_ssl.heads.projectors import Projector
 from fomo_ssl.heads.tasks import GlobalHead, SegmentationHead, build_head
@@ -14,6 +15,15 @@ def test_segmentation_gives_logits_of_every_voxel():
     assert isinstance(head, SegmentationHead)
     x = torch.randn(1, 2, 13, 12, 11)
     assert head(x, encoder.forward_features(x)).shape == (1, 4, 13, 12, 11)
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+def test_a_decoder_refuses_maps_of_one_voxel(batch: int):
+    encoder = create_encoder("vit_t_p8", dim=48, depth=4, heads=2)
+    head, x = build_head("segmentation", encoder, 2), torch.randn(batch, 1, 8, 8, 9)
+    assert head(x, encoder.forward_features(x)).shape == (batch, 2, 8, 8, 9)
+    with pytest.raises(ConfigError, match="larger crops"):
+        head(x[..., :8], encoder.forward_features(x[..., :8]))
 
 
 @pytest.mark.parametrize(("kind", "outputs"), [("classification", 3), ("regression", 1)])
