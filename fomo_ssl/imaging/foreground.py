@@ -79,7 +79,11 @@ def _noise_ceiling(smooth: np.ndarray, low: float) -> float:
 
 
 def _otsu(values: np.ndarray) -> float:
-    """The threshold that splits a histogram into two classes of least variance (Otsu 1979)."""
+    """The threshold that splits a histogram into two classes of least variance (Otsu 1979); the value of equal ones."""
+    # float64: float32 cannot tell 128 bins apart between values that differ in their last bits only.
+    values = values.astype(np.float64)
+    if values.min() == values.max():
+        return float(values.flat[0])
     counts, edges = np.histogram(values, bins=128)
     centres = (edges[:-1] + edges[1:]) / 2
     below = np.cumsum(counts)[:-1]

@@ -145,6 +145,13 @@ def test_what_cannot_be_used_is_refused():
     assert rejection(tall, CanonicalSpec(0.1, 100.0, crop_foreground=False)) == Reason.TOO_LARGE
 
 
+@pytest.mark.parametrize("lower", [1, 10])
+def test_a_value_that_varies_in_its_last_bit_is_constant(lower):
+    data = np.full((30, 30, 30), 1000, np.float32)
+    data[15, 15, :lower] = np.nextafter(np.float32(1000), np.float32(0))
+    assert rejection(data) == Reason.CONSTANT
+
+
 def test_nothing_is_cropped_when_not_asked(head):
     volume = head(shape=(24, 26, 28))
     assert canonicalise(volume, CanonicalSpec(None, crop_foreground=False)).data.shape == (24, 26, 28)
