@@ -25,6 +25,8 @@ EXTENSIONS = (".nii.gz", ".nii", ".img.gz", ".img", ".hdr.gz", ".hdr")
 CREDIBLE_RATIO = 50
 # A few lost voxels, or NaN as background, are usable; beyond this the numbers are probably not an image.
 MAX_NON_FINITE = 0.5
+# No scanner delivers such a number, damaged bytes do; sums and squares of smaller ones stay finite.
+LARGEST = 1e30
 
 
 @dataclass(frozen=True)
@@ -176,7 +178,7 @@ def check_room(image: OpenImage) -> None:
 
 
 def finite_float32(stored: np.ndarray, header: Header) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Scaled values, float32, with 0 for the few that are not finite, and a note about these.
+    """Scaled values, float32, with 0 for the few that are no numbers of an image, and a note about these.
 
     Raises:
         RejectedScan: NON_FINITE, too many of them.
@@ -188,25 +190,25 @@ def finite_float32(stored: np.ndarray, header: Header) -> tuple[np.ndarray, tupl
         if header.inter != 0.0:
             data += np.float32(header.inter)
     largest = abs(header.slope) * 2.0 ** (8 * stored.dtype.itemsize) + abs(header.inter)
-    if stored.dtype.kind != "f" and largest < float(np.finfo(np.float32).max):
+    if stored.dtype.kind != "f" and largest < LARGEST:
         return data, ()
     return data, zero_non_finite(data)
 
 
 def zero_non_finite(data: np.ndarray) -> tuple[str, ...]:
-    """Set the few values that are not finite to 0, in place; returns a note about these.
+    """Set the few values that are not finite, or beyond `LARGEST`, to 0, in place; returns a note about these.
 
     Raises:
         RejectedScan: NON_FINITE, too many of them.
     """
-    bad = ~np.isfinite(data)
+    bad = ~((data >= -LARGEST) & (data <= LARGEST))
     count = int(np.count_nonzero(bad))
     if not count:
         return ()
     if count > MAX_NON_FINITE * data.size:
-        raise RejectedScan(Reason.NON_FINITE, f"{count} of {data.size} voxels are NaN or infinite")
+        raise RejectedScan(Reason.NON_FINITE, f"{count} of {data.size} voxels are NaN, infinite or beyond {LARGEST:g}")
     data[bad] = 0.0
-    return (f"{count} voxels NaN or infinite: set to 0",)
+    return (f"{count} voxels NaN, infinite or beyond {LARGEST:g}: set to 0",)
 
 
 def write(path: str | Path, data: np.ndarray, affine: np.ndarray) -> None:

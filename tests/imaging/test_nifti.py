@@ -167,6 +167,16 @@ def test_many_non_finite_voxels_are_refused(tmp_path: Path):
     assert rejection(tmp_path / "a.nii") == Reason.NON_FINITE
 
 
+def test_numbers_of_no_image_are_set_to_0(tmp_path: Path):
+    data = random_image()
+    data[0, :2, 0] = 3.3e38, -3.3e38
+    write(tmp_path / "a.nii", data, AFFINE)
+    volume = read(tmp_path / "a.nii")
+    assert volume.notes == ("2 voxels NaN, infinite or beyond 1e+30: set to 0",)
+    data[0, :2, 0] = 0
+    np.testing.assert_array_equal(volume.data, data)
+
+
 def test_bytes_without_end_after_the_image_are_refused(tmp_path: Path):
     write(tmp_path / "a.nii", random_image(), AFFINE)
     (tmp_path / "b.nii.gz").write_bytes(gzip.compress((tmp_path / "a.nii").read_bytes() + bytes(2**27), 1))
