@@ -32,6 +32,8 @@ from fomo_ssl.imaging.container import members, place_of
 
 # A kill loses at most this much work.
 _SHARD_SCANS, _SHARD_SECONDS = 64, 10.0
+# A mask, a permission or a disk that is put right leaves the size of a scan as it was.
+_TRIED_AGAIN = {Reason.BAD_MASK, Reason.UNREADABLE}
 
 
 @dataclass(frozen=True)
@@ -98,9 +100,8 @@ def preprocess(
         _sweep(store)
         journal = Journal(store, spec, config)
         accepted, rejected = journal.finished(sizes)
-        # A mask that is put right leaves the size of its scan as it was: such scans are looked at again.
-        refused = {line.path for line in rejected if line.reason != Reason.BAD_MASK}
-        done = {*accepted.column("path").to_pylist()} | refused
+        again = {line.path for line in rejected if line.reason in _TRIED_AGAIN}
+        done = ({line.path for line in rejected} | {*accepted.column("path").to_pylist()}) - again
         jobs = [
             Job(source, store, row, sizes[row.path], spec, min_slices, of_scan.get(row.path, ()))
             for row in rows

@@ -194,6 +194,20 @@ def test_a_mask_that_cannot_be_used_sends_its_scan_to_quarantine_until_it_is_put
     assert contents(store) == contents(tmp_path / "whole")
 
 
+def test_the_mask_of_a_series_is_tried_again_whatever_became_of_its_other_volumes(tmp_path: Path, make_ball):
+    volume, path = make_ball(2), tmp_path / "source/sub_1/ses_1/dwi.nii.gz"
+    path.parent.mkdir(parents=True)
+    write(path.with_name("t1.nii.gz"), volume.data, volume.affine)
+    write(path, np.stack([volume.data] * 3, axis=-1), volume.affine)
+    path.with_name("dwi.bval").write_text("0 1000 1000\n")
+    rules = {"anatomy": "{stem}_mask.nii.gz"}
+    write(path.with_name("dwi_mask.nii.gz"), volume.data, volume.affine)
+    summary = preprocess(tmp_path / "source", tmp_path / "store", SPEC, masks=rules)
+    assert summary.rejected == {"bad_gradients": 1, "bad_mask": 1}
+    write(path.with_name("dwi_mask.nii.gz"), volume.data > 20, volume.affine)
+    assert preprocess(tmp_path / "source", tmp_path / "store", SPEC, masks=rules).rejected == {"bad_gradients": 1}
+
+
 def test_masks_are_settings_of_the_store(source: Path, tmp_path: Path):
     preprocess(source, tmp_path / "store", SPEC, masks=RULES)
     with pytest.raises(StoreError, match=r"other settings \(masks .*face.* -> None"):
