@@ -79,7 +79,8 @@ class Journal:
         for shard in self._shards():
             table = pa.ipc.open_file(pa.memory_map(str(shard))).read_all()
             lines = [_line(cells) for cells in json.loads(table.schema.metadata[_REJECTED_KEY])]
-            rejected |= {(line.path, line.volume): line for line in lines}
+            # The order of writers is not that of time: a verdict on a file as it was must not hide the present one.
+            rejected |= {(line.path, line.volume): line for line in lines if sizes.get(line.path) == line.source_bytes}
             tables.append(table.replace_schema_metadata(None))
         accepted = _latest(pa.concat_tables([self.schema.empty_table(), *tables]), sizes)
         taken = set(zip(accepted.column("path").to_pylist(), accepted.column("volume").to_pylist(), strict=True))

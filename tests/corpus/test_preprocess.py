@@ -8,13 +8,14 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from fomo_ssl.core.errors import RejectedScan, StoreError
+from fomo_ssl.core.errors import Reason, RejectedScan, StoreError
 from fomo_ssl.corpus.journal import Journal
+from fomo_ssl.corpus.layouts import ScanRow
 from fomo_ssl.corpus.preprocess import preprocess
-from fomo_ssl.corpus.scan import check_slices
+from fomo_ssl.corpus.scan import Outcome, check_slices
 from fomo_ssl.corpus.store import Store
 from fomo_ssl.imaging.canonical import CanonicalSpec
-from fomo_ssl.imaging.nifti import write
+from fomo_ssl.imaging.nifti import Volume, read, write
 
 SPEC = CanonicalSpec(2.0)
 
@@ -123,6 +124,32 @@ def test_what_was_committed_is_not_done_again(tree: Path, whole: Path, tmp_path:
 def test_other_settings_are_refused(tree: Path, whole: Path, change: dict):
     with pytest.raises(StoreError, match=r"other settings.*Give another store"):
         preprocess(tree, whole, **({"spec": SPEC} | change))
+
+
+def test_a_file_that_could_not_be_opened_is_tried_again(
+    tree: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def locked(path: Path) -> Volume:
+        if path.name == "t2.nii.gz":
+            raise RejectedScan(Reason.UNREADABLE, os.strerror(errno.EACCES), where=path)
+        return read(path)
+
+    with monkeypatch.context() as without_permission:
+        without_permission.setattr("fomo_ssl.corpus.scan.read", locked)
+        in_process = lambda function, jobs, workers: (function(job) for job in jobs)  # noqa: E731
+        without_permission.setattr("fomo_ssl.corpus.preprocess.run_local", in_process)
+        summary = preprocess(tree, tmp_path / "store", SPEC)
+    assert summary.rejected == {"not_nifti": 1, "unreadable": 1}
+    assert preprocess(tree, tmp_path / "store", SPEC).rejected == {"not_nifti": 1}
+    assert column(tmp_path / "store", "path") == column(whole, "path")
+
+
+def test_a_verdict_on_a_former_file_does_not_hide_that_on_the_present_one(tmp_path: Path):
+    row = ScanRow("", "sub_1", "ses_1", "t1", "sub_1/ses_1/t1.nii.gz")
+    for writer, size, reason in (("task00000_", 100, "truncated"), ("", 200, "bad_gzip")):
+        Journal(tmp_path, SPEC, {}, writer).commit([Outcome(row, size, None, reason)])
+    _, rejected = Journal(tmp_path, SPEC, {}).finished({row.path: 200})
+    assert [(line.source_bytes, line.reason) for line in rejected] == [(200, "bad_gzip")]
 
 
 def test_two_runs_at_once_are_refused(tree: Path, tmp_path: Path):
