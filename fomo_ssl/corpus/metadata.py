@@ -135,9 +135,12 @@ def _owners(folder: str, named: str, datasets: set[str]) -> set[str]:
 
 
 def _tab_lines(path: Path) -> Iterator[_Cells]:
-    with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
-        for line in csv.DictReader(file, delimiter="\t"):
-            yield {name: text for name, text in line.items() if name and isinstance(text, str)}
+    with path.open(encoding="utf-8-sig", errors="replace") as file:
+        # Line by line: a quotation mark that is never closed must not swallow the subjects after it.
+        lines = (cells for line in file for cells in csv.reader([line], delimiter="\t"))
+        names = next(lines, [])
+        for cells in lines:
+            yield {name: text for name, text in zip(names, cells, strict=False) if name}
 
 
 def _file_key(path: str) -> str:

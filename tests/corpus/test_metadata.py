@@ -28,6 +28,13 @@ def test_session_values_overlay_those_of_the_subject_and_files_both(tmp_path: Pa
     assert table.of(row(subject="sub_2")) == Metadata()
 
 
+def test_a_quotation_mark_that_is_not_closed_costs_its_own_line_at_most(tmp_path: Path):
+    others = [f"sub_{n}\t50\tx" for n in range(2, 10_000)]
+    write(tmp_path / "participants.tsv", "participant_id\tage\tnote", 'sub_1\t40\t"left', 'sub_x\t45\t"a\tb"', *others)
+    table = MetadataTable.read(tmp_path, {""})
+    assert [table.of(row(subject=name)).age for name in ("sub_1", "sub_x", "sub_2", "sub_9999")] == [40, 45, 50, 50]
+
+
 def test_the_same_id_in_two_datasets_is_two_people(tmp_path: Path):
     write(tmp_path / "A" / "participants.tsv", "participant_id\tage", "sub-01\t20")
     write(tmp_path / "B" / "participants.tsv", "participant_id\tage", "sub-01\t70")
