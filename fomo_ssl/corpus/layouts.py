@@ -111,18 +111,23 @@ def straight(path: Path) -> Path:
 
 
 def scan_row(source: Path, path: Path) -> ScanRow:
-    """The row of one file of a source, whatever its name."""
-    relative = straight(path).relative_to(straight(source))
+    """The row of one file or member of an archive of a source, whatever its name."""
+    place = place_of(path)
+    relative = straight(place.path).relative_to(straight(source))
     *folders, name = map(_text, relative.parts)
     file = _Found(_text(relative.as_posix()), tuple(folders), name)
-    stem = file_stem(name)
+    if place.member is not None:
+        file = _member(file.path, (*folders, *_archive_folders(name)), place.member)
+    stem = file_stem(file.name)
     return _row(file, is_organised=False) or _plain_row(file, stem, sequence_name(stem))
 
 
 def _files(source: Path, below: str) -> Iterator[_Found]:
     """Images, loose and in archives, without those in skipped and hidden folders."""
-    for folder, folders, names in os.walk(source / below):
-        folders[:] = [name for name in folders if not _is_skipped(name)]
+    root, followed = source.resolve(), set[Path]()
+    for folder, folders, names in os.walk(source / below, followlinks=True):
+        kept = [name for name in sorted(folders) if not _is_skipped(name)]
+        folders[:] = [name for name in kept if _leads_on(Path(folder, name), root, followed)]
         parts = Path(folder).relative_to(source).parts
         present = set(names)
         for name in names:
@@ -132,6 +137,19 @@ def _files(source: Path, below: str) -> Iterator[_Found]:
                 yield from _packed(Path(folder, name), parts)
             elif _is_image(name, present):
                 yield _Found(_text("/".join((*parts, name))), tuple(map(_text, parts)), _text(name))
+
+
+def _leads_on(folder: Path, root: Path, followed: set[Path]) -> bool:
+    """Whether to look into a folder: not where it is a link to the source or a part of it, for that shows scans twice, nor
+    to a folder that another link led to, for links go round in circles.
+    """
+    if not folder.is_symlink():
+        return True
+    target = folder.resolve()
+    if target in followed or target.is_relative_to(root) or root.is_relative_to(target):
+        return False
+    followed.add(target)
+    return True
 
 
 def _packed(archive: Path, parts: tuple[str, ...]) -> Iterator[_Found]:

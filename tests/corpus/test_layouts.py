@@ -169,6 +169,26 @@ def test_a_plain_folder(tmp_path: Path):
     ]
 
 
+def test_links_to_folders_elsewhere_are_followed_and_none_twice_or_round_in_circles(tmp_path: Path):
+    source = plant(tmp_path / "source", "sub_1/ses_1/t1.nii.gz")
+    elsewhere = plant(tmp_path / "elsewhere", "sub_2/ses_1/t1.nii.gz", "ses_9/t2.nii.gz")
+    for link, target in (
+        ("sub_2", elsewhere / "sub_2"),
+        ("sub_8", elsewhere / "sub_2"),
+        ("sub_7", source / "sub_1"),
+        ("sub_1/up", source),
+        ("sub_1/above", tmp_path),
+        ("sub_1/ses_9", elsewhere / "ses_9"),
+    ):
+        (source / link).symlink_to(target)
+    (elsewhere / "ses_9/again").symlink_to(elsewhere / "ses_9")
+    assert [(row.subject, row.session, row.path) for row in find_scans(source)] == [
+        ("sub_1", "ses_1", "sub_1/ses_1/t1.nii.gz"),
+        ("sub_1", "ses_9", "sub_1/ses_9/t2.nii.gz"),
+        ("sub_2", "ses_1", "sub_2/ses_1/t1.nii.gz"),
+    ]
+
+
 def test_nothing_to_find(tmp_path: Path):
     with pytest.raises(FomoSSLError, match="no NIfTI file"):
         find_scans(tmp_path)
