@@ -18,7 +18,7 @@ from pathlib import Path, PurePosixPath
 from fomo_ssl.core.errors import FomoSSLError, RejectedScan
 from fomo_ssl.corpus.names import is_scan_name, sequence_name
 from fomo_ssl.corpus.openmind import mask_paths
-from fomo_ssl.imaging.container import members
+from fomo_ssl.imaging.container import members, place_of
 from fomo_ssl.imaging.nifti import file_stem, is_image_name
 
 # BIDS folders that hold results, not scans, or scans of something else; `labels` belongs to the FOMO task layout.
@@ -96,7 +96,7 @@ def root_of(path: Path) -> Path:
 
     Only the last folders are looked at, where a subject's folder may be: one above a whole tree is none of its own.
     """
-    folder = path if path.is_dir() else path.parent
+    folder = path if path.is_dir() else place_of(path).path.parent
     parts = straight(folder).parts
     last = range(max(1, len(parts) - _DEEPEST), len(parts))
     at = next((i for i in last if _SUBJECT.fullmatch(parts[i])), None)
@@ -140,8 +140,8 @@ def _files(source: Path, below: str) -> Iterator[_Found]:
 
 
 def _leads_on(folder: Path, root: Path, followed: set[Path]) -> bool:
-    """Whether to look into a folder: not where it is a link to the source or a part of it, for that shows scans twice, nor
-    to a folder that another link led to, for links go round in circles.
+    """Whether to look into a folder: not where it is a link to the source or a part of it, for that shows scans twice,
+    nor to a folder that another link led to, for links go round in circles.
     """
     if not folder.is_symlink():
         return True
@@ -168,9 +168,14 @@ def _packed(archive: Path, parts: tuple[str, ...]) -> Iterator[_Found]:
         is_hidden = last.startswith(".") or any(map(_is_skipped, inner))
         if not is_hidden and _is_image(last, names, name[: -len(last)]):
             images += 1
-            yield _Found(f"{path}!{name}", _joined(outer, tuple(inner)), last, outer)
+            yield _member(path, outer, name)
     if not images:
         yield whole
+
+
+def _member(archive: str, outer: tuple[str, ...], name: str) -> _Found:
+    *inner, last = PurePosixPath(name).parts
+    return _Found(f"{archive}!{name}", _joined(outer, tuple(inner)), last, outer)
 
 
 def _archive_folders(name: str) -> tuple[str, ...]:

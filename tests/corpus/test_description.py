@@ -1,3 +1,4 @@
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -29,6 +30,23 @@ def test_a_part_of_a_tree_is_described_as_in_the_whole(tree: Path) -> None:
     parts = describe_paths([dataset / "sub_1", dataset / "sub_2/ses_1/t1.nii.gz", dataset / "sub_1/ses_2"])
     assert {scan.path: (scan.row.subject, scan.row.session, scan.row.sequence) for scan in parts} == whole
     assert [(scan.metadata.age, scan.row.dataset) for scan in parts] == [(50, "PT001_X")] * 2 + [(60, "PT001_X")]
+
+
+@pytest.mark.parametrize("packed", ["sub_3.zip", "sub_3/ses_1.zip"])
+def test_a_member_of_an_archive_is_described_as_in_the_whole(tree: Path, packed: str) -> None:
+    archive = tree / "PT001_X" / packed
+    archive.parent.mkdir(exist_ok=True)
+    with zipfile.ZipFile(archive, "w") as opened:
+        opened.writestr("ses_1/t1.nii.gz", b"x")
+    (tree / "PT001_X/participants.tsv").write_text("participant_id\tage\nsub_3\t70\n")
+    (whole,) = (scan for scan in describe(tree) if "!" in scan.row.path)
+    (part,) = describe_paths([whole.path])
+    ids = [
+        (scan.path, scan.row.dataset, scan.row.subject, scan.row.session, scan.row.sequence) for scan in (whole, part)
+    ]
+    assert ids == [(archive.with_name(f"{archive.name}!ses_1") / "t1.nii.gz", "PT001_X", "sub_3", "ses_1", "t1")] * 2
+    assert whole.metadata == part.metadata
+    assert part.metadata.age == 70
 
 
 def test_a_session_alone_and_a_file_without_a_tree(tree: Path, tmp_path: Path) -> None:
