@@ -54,7 +54,10 @@ class Journal:
         plan = json.loads(json.dumps({"schema": version_of(self.schema), "spec": asdict(spec), "config": config}))
         self._check_plan(plan)
         self.folder.mkdir(parents=True, exist_ok=True)
-        write_json(self.folder / "plan.json", plan)
+        # Tasks of an array find the plan of the run that sent them. If all of them wrote it at once, some would fail:
+        # processes on two machines, or in two containers, may have one number, and so one temporary name.
+        if not writer:
+            write_json(self.folder / "plan.json", plan)
         self._next = len(list(self.folder.glob(f"{writer}[0-9]*.arrow")))
 
     def commit(self, outcomes: Iterable[Outcome]) -> None:

@@ -152,6 +152,14 @@ def test_a_verdict_on_a_former_file_does_not_hide_that_on_the_present_one(tmp_pa
     assert [(line.source_bytes, line.reason) for line in rejected] == [(200, "bad_gzip")]
 
 
+def test_tasks_that_start_at_once_do_not_write_the_same_file(tmp_path: Path):
+    Journal(tmp_path, SPEC, {})
+    plan = tmp_path / "journal/plan.json"
+    before = plan.stat().st_ino
+    Journal(tmp_path, SPEC, {}, writer="task00000_")
+    assert plan.stat().st_ino == before
+
+
 def test_two_runs_at_once_are_refused(tree: Path, tmp_path: Path):
     import fcntl
 
