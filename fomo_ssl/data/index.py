@@ -155,16 +155,22 @@ def excluded_scans(store: Store, table: Path) -> Int64[np.ndarray, "_"]:
     `data_flags.csv` of `python -m fomo_ssl.data_report` is such a table, or the lines of it that one agrees with.
 
     Raises:
-        ConfigError: no such file, no column `path`, or not one of its scans is in the store.
+        ConfigError: no such file, no CSV in UTF-8, no column `path`, or not one of its scans is in the store.
     """
     try:
-        with table.open(encoding="utf-8", newline="") as file:
+        # Spreadsheet programs begin a file with a byte order mark.
+        with table.open(encoding="utf-8-sig", newline="") as file:
             lines = list(csv.DictReader(file))
     except OSError as error:
         raise ConfigError(f"cannot be read: {error.strerror}", where=table, way_out="Check data.exclude") from error
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ConfigError(f"is no CSV in UTF-8 ({error})", where=table, way_out="Save it as CSV in UTF-8") from error
     if lines and "path" not in lines[0]:
         raise ConfigError("no column named path", where=table, way_out="Give a CSV as data_report writes it")
-    named = {(line["path"], int(line.get("volume") or 0)) for line in lines}
+    try:
+        named = {(line["path"], _whole(line.get("volume") or "0")) for line in lines}
+    except ValueError as error:
+        raise ConfigError(f"column volume: {error}", where=table, way_out="Give whole numbers") from error
     columns = (store.index.column(name).to_pylist() for name in ("path", "volume"))
     found = [row for row, scan in enumerate(zip(*columns, strict=True)) if scan in named]
     if named and not found:
@@ -201,6 +207,14 @@ def _position(name: str, names: tuple[str, ...], kind: str) -> int:
     if name not in names:
         raise ConfigError(f"the store holds no {kind} {name!r}", way_out=f"It holds {', '.join(names)}")
     return names.index(name)
+
+
+def _whole(text: str) -> int:
+    """The integer in a cell; tables that went through other programs write 2 as 2.0."""
+    number = float(text)
+    if not number.is_integer():
+        raise ValueError(f"{text!r} is no whole number")
+    return int(number)
 
 
 def _stable_id(name: str) -> int:

@@ -129,18 +129,26 @@ def test_scans_of_a_table_are_left_out(store, tmp_path):
     assert excluded_scans(store, table).tolist() == [1, 3]
     table.write_text(f"path\n{paths[4]}\n")
     assert excluded_scans(store, table).tolist() == [4]
+    table.write_text(f"path,volume\n{paths[4]},0.0\n", encoding="utf-8-sig")
+    assert excluded_scans(store, table).tolist() == [4]
     table.write_text("path\n")
     assert excluded_scans(store, table).tolist() == []
 
 
 @pytest.mark.parametrize(
     ("text", "what"),
-    [(None, "cannot be read"), ("file\na\n", "no column"), ("path\nelsewhere.nii\n", "none of its scans")],
+    [
+        (None, "cannot be read"),
+        ("file\na\n", "no column"),
+        ("path\nelsewhere.nii\n", "none of its scans"),
+        ("path,volume\na.nii,first\n", "column volume"),
+        ("path\n\udcff.nii\n", "no CSV in UTF-8"),
+    ],
 )
 def test_a_table_of_something_else_is_refused(store, tmp_path, text, what):
     table = tmp_path / "flags.csv"
     if text is not None:
-        table.write_text(text)
+        table.write_text(text, encoding="utf-8", errors="surrogateescape")
     with pytest.raises(ConfigError, match=what) as caught:
         excluded_scans(store, table)
     assert str(table) in str(caught.value)
