@@ -78,6 +78,11 @@ def test_a_file_called_like_a_member_comes_first(tmp_path: Path, plain: bytes):
     assert read(tmp_path / "s.zip!x.nii").data.shape == (9, 8, 7)
 
 
+def test_a_member_whose_name_is_too_long_for_a_file(tmp_path: Path, plain: bytes):
+    name = f"{'x' * 250}.nii"
+    assert read(f"{pack(tmp_path / 's.zip', {name: plain})}!{name}").data.shape == (9, 8, 7)
+
+
 def test_what_is_not_there(tmp_path: Path, plain: bytes):
     pack(tmp_path / "s.zip", {"a.hdr": plain[:348], "inner.zip": b"PK\3\4", "t.txt": b""})
     assert rejection(tmp_path / "s.zip!none.nii").reason == Reason.UNREADABLE
