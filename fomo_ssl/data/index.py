@@ -198,7 +198,8 @@ def sampling_weights(
             if weight < 0:
                 raise ConfigError(f"the weight of {kind} {name!r} is {weight}; weights are not negative")
             weights[codes[rows] == _position(name, names, kind)] *= weight
-    if not weights.sum() > 0:
+    # Without rows it was not the weights: the sampler says so.
+    if len(rows) and not weights.sum() > 0:
         raise ConfigError("the sampling weights leave no scan to draw")
     return weights
 

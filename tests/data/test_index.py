@@ -110,6 +110,7 @@ def test_weights_multiply_and_name_what_is_missing(index):
         sampling_weights(index, rows, {"site_a": 0.0, "site_b": 0.0})
     with pytest.raises(ConfigError, match="not negative"):
         sampling_weights(index, rows, {"site_a": -1.0})
+    assert sampling_weights(index, rows[:0]).shape == (0,)
 
 
 def test_sequences_are_selected_by_name(index):
