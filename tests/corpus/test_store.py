@@ -260,6 +260,47 @@ def test_what_is_no_store_is_refused(store: Store, tmp_path: Path):
         Store.open(damaged)
 
 
+def test_damage_to_any_byte_of_the_head_is_an_error_that_names_the_file(store: Store, tmp_path: Path):
+    """Such as to the data type, which blosc2 parses as Python; or the scan is read, as before or with other values."""
+    file = tmp_path / "scan.b2nd"
+    content = (store.path / cells(store, 0)["file"]).read_bytes()
+    errors = []
+    for place in range(min(len(content), 500)):
+        file.write_bytes(content[:place] + bytes([content[place] ^ 0x18]) + content[place + 1 :])
+        try:
+            read_into(file, [(slice(0, 4),) * 3], [np.empty((4, 4, 4), np.int16)])
+        except StoreError as error:
+            errors.append(error)
+    assert len(errors) > 50
+    assert {error.where for error in errors} == {str(file)}
+
+
+def test_opening_scans_leaves_no_memory_behind(store: Store):
+    """A worker opens millions of them in a run; 32 bytes each were gigabytes over all workers."""
+    import ctypes
+    import gc
+
+    libc = ctypes.CDLL(None)
+    if not hasattr(libc, "mallinfo2"):
+        pytest.skip("asks glibc 2.33 or newer")
+
+    class Mallinfo(ctypes.Structure):
+        _fields_ = [(name, ctypes.c_size_t) for name in (*"abcdefg", "in_use", "free", "top")]
+
+    libc.mallinfo2.restype = Mallinfo
+
+    def in_use(openings: int) -> int:
+        for _ in range(openings):
+            read_into(store.path / cells(store, 0)["file"], [(slice(0, 4),) * 3], [target])
+        gc.collect()
+        found = libc.mallinfo2()
+        return int(found.in_use)
+
+    target = np.empty((4, 4, 4), np.int16)
+    before = in_use(200)
+    assert in_use(2000) - before < 2000 * 8
+
+
 def test_a_missing_or_damaged_scan_file_is_named(store: Store, tmp_path: Path):
     bare = Store.open(break_store(store, tmp_path / "bare"))
     with pytest.raises(StoreError, match="missing"):
