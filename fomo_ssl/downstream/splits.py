@@ -73,7 +73,7 @@ def few_shot_splits(
     if not 1 <= n_test <= len(testable) or needed > len(pool):
         raise TaskError(
             f"{task.name} has {len(trainable)} subjects to train and {len(testable)} to test on; "
-            f"{needed} for training and {n_test} for testing do not fit",
+            f"{needed} for training and {max(n_test, 1)} for testing do not fit",
             way_out="Lower shots or n_test, or use mode=cv",
         )
     splits = []
