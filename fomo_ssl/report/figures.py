@@ -32,11 +32,12 @@ class Curve:
 
 @dataclass(frozen=True)
 class Panel:
-    """A set of curves on common axes."""
+    """A set of curves on common axes; `may_be_logarithmic` of what falls by factors, as a loss does."""
 
     title: str
     ylabel: str
     curves: Sequence[Curve]
+    may_be_logarithmic: bool = False
 
 
 @dataclass(frozen=True)
@@ -59,8 +60,21 @@ def learning_curve(panel: Panel, name: str) -> str:
         ax.set_title(panel.title)
         ax.set_xlabel("step")
         ax.set_ylabel(panel.ylabel)
+        if panel.may_be_logarithmic and _spans_factors(panel.curves):
+            # On a linear axis the first steps press what tells the methods apart into one line.
+            ax.set_yscale("log", subs=[])
+            low, high = ax.get_ylim()
+            ticks = [m * 10.0**e for e in range(int(np.log10(low)) - 1, int(np.log10(high)) + 1) for m in (1, 2, 5)]
+            ax.set_yticks([tick for tick in ticks if low <= tick <= high])
+            ax.yaxis.set_major_formatter("{x:g}")
         _legend(ax)
     return draw.svg
+
+
+def _spans_factors(curves: Sequence[Curve]) -> bool:
+    """Whether all values are positive and the greatest is at least four times the least."""
+    low, high = min(float(c.low.min()) for c in curves), max(float(c.high.max()) for c in curves)
+    return bool(0 < 4 * low <= high < np.inf)
 
 
 def score_by_shots(

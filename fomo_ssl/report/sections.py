@@ -118,7 +118,7 @@ def _learning_curves(found: Sequence[Setting], colours: Mapping[str, str]) -> li
             curves = [_curve(arm, column, colours[arm.method]) for arm in setting.arms]
             drawn = [curve for curve in curves if curve is not None]
             if drawn:
-                panels.append(figures.Panel(setting.label, label, drawn))
+                panels.append(figures.Panel(setting.label, label, drawn, may_be_logarithmic=column == "loss"))
     return [figures.learning_curve(panel, f"{found[0].task} curve {i}") for i, panel in enumerate(panels)]
 
 

@@ -34,7 +34,7 @@ CASES = [
     ("volume_fusion", "resenc_t", 0.8),
     ("denoising", "vit_t_p8", 0.16),
     ("denoising", "resenc_t", 0.36),
-    ("voco", "vit_t_p8", 0.4),
+    ("voco", "vit_t_p8", 0.3),
     ("voco", "resenc_t", 0.1),
     ("sequence_class", "vit_t_p8", 0.1),
     ("sequence_class", "resenc_t", 0.5),

@@ -50,6 +50,14 @@ def test_shares_of_ranks_are_written_in_their_cells(drawn: dict[str, str]) -> No
     assert re.findall(r">(\d+ %)<", drawn["ranks"]) == ["75 %", "25 %", "25 %", "75 %"]
 
 
+@pytest.mark.parametrize(("last", "ticks"), [(0.15, ["0.2", "0.5", "1", "2"]), (1.5, ["1.50", "1.75", "2.00"])])
+def test_a_loss_that_falls_by_factors_is_drawn_logarithmically(last: float, ticks: list[str]) -> None:
+    line = np.linspace(2.6, last, 5)
+    curve = figures.Curve("scratch", COLOURS["scratch"], np.arange(5.0), line, line, line)
+    svg = figures.learning_curve(figures.Panel("1 shot", "loss", [curve], may_be_logarithmic=True), "curve")
+    assert re.findall(r">([\d.]+)</text>", svg[svg.index("matplotlib.axis_2") :])[: len(ticks)] == ticks
+
+
 def test_figures_are_the_same_bytes_every_time(drawn: dict[str, str]) -> None:
     assert some_figures() == drawn
 
