@@ -91,6 +91,7 @@ def run_finetuning(config: Mapping[str, Any]) -> Path:
         resume="auto" if choice(config["resume"], "resume", ("auto", "never")) == "auto" else "never",
         parallel=None if config["parallel"] is None else integer(config["parallel"], "parallel"),
         threads=integer(config["threads"], "threads"),
+        grad_checkpointing=boolean(config["grad_checkpointing"], "grad_checkpointing"),
     )
     return run
 
@@ -103,7 +104,7 @@ def build_recipe(config: Mapping[str, Any]) -> "Recipe":
     """
     from dataclasses import fields
 
-    from fomo_ssl.downstream.models import FUSIONS
+    from fomo_ssl.downstream.models import AXES, FUSIONS
     from fomo_ssl.downstream.recipe import SCHEDULES, Recipe
     from fomo_ssl.heads.pooling import POOL_MAPS, POOLS
 
@@ -118,6 +119,7 @@ def build_recipe(config: Mapping[str, Any]) -> "Recipe":
         "inflation": choice(config["inflation"], "inflation", ("mean", "random")),
         "pool": choice(config["pool"], "pool", POOLS),
         "pool_maps": choice(config["pool_maps"], "pool_maps", POOL_MAPS),
+        "mirror": tuple(choice(axis, "mirror", AXES) for axis in dict.fromkeys(_names(config["mirror"]) or ())),
     }
     return Recipe(**values)
 

@@ -2,6 +2,7 @@
 
 import argparse
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -38,6 +39,12 @@ def parser(channels: Sequence[str] = ()) -> Arguments:
         "--output", type=Path, required=True, metavar="FILE", help=".nii.gz for a mask, .txt for a number"
     )
     made.add_argument("--device", metavar="NAME", help="torch device; default: cuda where there is one, else cpu")
+    made.add_argument(
+        "--mirror",
+        nargs="*",
+        choices=("x", "y", "z"),
+        help="average over mirror images along these axes of the head, twice the time for each; default: as finetuned",
+    )
     own = [name for channel in channels for name in alternatives(channel, channels)]
     needed = made.add_argument_group(
         "scans of this model" if channels else "scans",
@@ -138,6 +145,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     names = {name for channel in channels for name in alternatives(channel, channels)} | set(SEQUENCES)
     given = {name: path for name, path in vars(options).items() if name in names and path is not None}
     device = choose_device(options.device)
+    if options.mirror is not None:
+        for model in models:
+            model.spec = replace(model.spec, mirror=tuple(dict.fromkeys(options.mirror)))
     files = choose_files(channels, given, all(model.spec.missing == "zeros" for model in models))
     predict([model.to(device) for model in models], files, options.output)
     print(options.output)

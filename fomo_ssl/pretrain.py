@@ -148,6 +148,7 @@ def build_run_config(config: Mapping[str, Any]) -> "RunConfig":
         data=build_data(config["data"]),
         precision=str(config["precision"]),
         compile=boolean(config["compile"], "compile"),
+        grad_checkpointing=boolean(config["grad_checkpointing"], "grad_checkpointing"),
         checkpoint_every=integer(config["checkpoint_every"], "checkpoint_every"),
         preview_every=integer(config["preview_every"], "preview_every"),
         log_every=integer(config["log_every"], "log_every"),

@@ -14,7 +14,7 @@ from fomo_ssl import predict
 from fomo_ssl.bundle import BundleConfig, InputContract, save_bundle
 from fomo_ssl.core.errors import ConfigError, TaskError
 from fomo_ssl.downstream.inference import predict_case
-from fomo_ssl.downstream.models import TaskModel, TaskSpec, save_model
+from fomo_ssl.downstream.models import TaskModel, TaskSpec, load_model, save_model
 from fomo_ssl.encoders import create_encoder
 from fomo_ssl.imaging.nifti import write
 from fomo_ssl.synthetic.phantoms import phantom
@@ -87,6 +87,25 @@ def test_the_value_is_that_of_the_evaluation(bundles: Path, scan: Path, tmp_path
     run(bundles / "mask", tmp_path / "m.nii.gz", flair=scan, swi=scan)
     expected = predict_case(bundles / "mask", {"flair": scan, "swi": scan})
     np.testing.assert_array_equal(np.asarray(nib.load(tmp_path / "m.nii.gz").dataobj), expected)
+
+
+def test_mirror_images_are_averaged_where_they_are_asked_for(bundles: Path, scan: Path, tmp_path: Path) -> None:
+    save_model(tmp_path / "mirrored", replace_spec(bundles / "value", mirror=("x", "y")), {})
+    flags = {"plain": [], "asked": ["--mirror", "y", "x"], "trained": [], "refused": ["--mirror"]}
+    values = {}
+    for name, flag in flags.items():
+        bundle = tmp_path / "mirrored" if name in ("trained", "refused") else bundles / "value"
+        out = tmp_path / f"{name}.txt"
+        predict.main(["--bundle", str(bundle), "--output", str(out), "--device", "cpu", "--t1", str(scan), *flag])
+        values[name] = float(out.read_text())
+    assert values["refused"] == values["plain"] != values["asked"]
+    assert values["asked"] == pytest.approx(values["trained"])
+
+
+def replace_spec(bundle: Path, **changes: object) -> TaskModel:
+    model = load_model(bundle)
+    model.spec = replace(model.spec, **changes)
+    return model
 
 
 def test_a_sequence_that_only_the_task_knows_has_its_flag(bundles: Path, scan: Path, tmp_path: Path) -> None:

@@ -45,6 +45,7 @@ def finetune(
     resume: Resume = "never",
     parallel: int | None = None,
     threads: int = 1,
+    grad_checkpointing: bool = False,
 ) -> list[Row]:
     """Run every unit and write `run/units/…`, `splits.json`, `summary.json` and `run.json`.
 
@@ -59,6 +60,7 @@ def finetune(
         parallel: processes; None takes one a core on a CPU and one on a GPU. Two units on a core each are faster than
             one on two cores, and the results are the same.
         threads: CPU threads of a unit; more than 1 changes results in the last bits.
+        grad_checkpointing: recompute activations in the backward pass: less memory, slower steps, the same result.
 
     Raises:
         BundleError, RejectedScan, TaskError: input that cannot be used.
@@ -67,6 +69,7 @@ def finetune(
     for split in splits if recipe.early_stopping else ():
         hold_out(task, split, recipe.hold_out)  # says before anything is trained that there are too few
     plan = _plan(task, run, recipe, bundle, encoder, encoder_args or {})
+    plan = replace(plan, grad_checkpointing=grad_checkpointing)
     inits = [*(["pretrained"] if bundle else []), *(["scratch"] if scratch or not bundle else [])]
     units = [Unit(split, init) for split in splits for init in inits]  # type: ignore[arg-type]
     description = _describe(plan, splits)

@@ -2,11 +2,12 @@
 
 The rule of the input, which holds for training crops too: a volume is put into a box of the model's crop size, centred,
 with the intensity of empty space around it. Segmentation slides that box over a volume that is larger (half a box a
-step, Gaussian weights); classification and regression see the central box only.
+step, Gaussian weights); classification and regression see the central box only. Both may average over mirrored scans.
 """
 
 from collections.abc import Mapping, Sequence
 from functools import partial
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from torch import Tensor
 from fomo_ssl.core.errors import BundleError
 from fomo_ssl.core.types import Triple
 from fomo_ssl.downstream.cases import Prepared, centre_origin, prepare, window
-from fomo_ssl.downstream.models import TaskModel, load_model
+from fomo_ssl.downstream.models import AXES, TaskModel, load_model
 from fomo_ssl.downstream.tasks import choose_sequence
 from fomo_ssl.imaging.canonical import CanonicalSpec, from_canonical
 from fomo_ssl.imaging.nifti import Volume
@@ -166,5 +167,11 @@ def _batch_of_one(model: TaskModel, prepared: Prepared, size: Triple) -> Float[T
 
 
 def _forward(model: TaskModel, x: Float[Tensor, "b c x y z"]) -> Float[Tensor, "b k *space"]:
-    outputs: Tensor = model(x)
-    return outputs.float()
+    """Outputs, the mean over the mirror images that the model asks for."""
+    axes = [2 + AXES.index(axis) for axis in model.spec.mirror]
+    total = torch.zeros((), device=x.device)
+    for flipped in (some for n in range(len(axes) + 1) for some in combinations(axes, n)):
+        outputs = model(x.flip(flipped)).float()
+        total = total + (outputs.flip(flipped) if outputs.ndim == x.ndim else outputs)
+    mean: Tensor = total / 2 ** len(axes)
+    return mean

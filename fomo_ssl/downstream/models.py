@@ -31,6 +31,8 @@ from fomo_ssl.imaging.canonical import CanonicalSpec
 Fusion = Literal["early", "late", "concat", "separate"]
 FUSIONS: tuple[Fusion, ...] = get_args(Fusion)
 Inflation = Literal["mean", "random"]
+Axis = Literal["x", "y", "z"]
+AXES: tuple[Axis, ...] = get_args(Axis)
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,7 @@ class TaskSpec:
         target_mean, target_std: of the training targets of a regression.
         missing: the policy for sessions without all sequences; `zeros` lets a prediction do without some as well.
         pool, pool_maps, pool_share: what a whole-scan task keeps of space, see `build_head`.
+        mirror: axes over whose mirror images a prediction is averaged.
     """
 
     name: str
@@ -62,6 +65,7 @@ class TaskSpec:
     pool: Pool = "mean"
     pool_maps: PoolMaps = "last"
     pool_share: float = 0.002
+    mirror: tuple[Axis, ...] = ()
 
     @property
     def canonical(self) -> CanonicalSpec:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 from fomo_ssl.core.types import Triple
-from fomo_ssl.downstream.models import Fusion, Inflation
+from fomo_ssl.downstream.models import Axis, Fusion, Inflation
 from fomo_ssl.heads.pooling import Pool, PoolMaps
 
 Schedule = Literal["full", "probe", "warmup", "sawtooth"]
@@ -38,6 +38,7 @@ class Recipe:
             put side by side (`concat`), or each an encoder of its own (`separate`).
         inflation: how the stem of a one-sequence bundle reads several, see `pretrained_encoder`.
         pool, pool_maps, pool_share: what a whole-scan task keeps of space, see `build_head`.
+        mirror: axes over whose mirror images predictions are means: x from left to right, y from back to front, z up.
         tolerance: of surface Dice, mm.
         validate_every: steps between looks at the validation cases, where there are any.
         early_stopping: hold `hold_out` of the training subjects back, stop after `patience` looks at them without a
@@ -71,6 +72,7 @@ class Recipe:
     pool: Pool = "mean"
     pool_maps: PoolMaps = "last"
     pool_share: float = 0.002
+    mirror: tuple[Axis, ...] = ()
     tolerance: float = 1.0
     validate_every: int = 100
     early_stopping: bool = False

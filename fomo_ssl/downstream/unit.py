@@ -31,6 +31,7 @@ from fomo_ssl.encoders import Encoder
 from fomo_ssl.imaging import nifti
 from fomo_ssl.imaging.canonical import CanonicalSpec
 from fomo_ssl.layers.lora import add_lora, merge_lora
+from fomo_ssl.layers.recompute import set_grad_checkpointing
 from fomo_ssl.training.trainer import build_trainer, choose_precision, quiet
 
 Init = Literal["pretrained", "scratch"]
@@ -47,6 +48,7 @@ class Plan:
         encoder, encoder_args: what `create_encoder` builds for the scratch arm.
         canonical: the canonical form of the cases.
         crop: voxels of the network's input.
+        grad_checkpointing: recompute activations in the backward pass.
     """
 
     task: Task
@@ -57,6 +59,7 @@ class Plan:
     encoder_args: Mapping[str, Any]
     canonical: CanonicalSpec
     crop: Triple
+    grad_checkpointing: bool = False
 
     def example(self, name: str, cache: MutableMapping[str, Example]) -> Example:
         """A case in memory, read at its first use."""
@@ -167,6 +170,7 @@ def build_model(plan: Plan, unit: Unit, train: Sequence[Example]) -> TaskModel:
         pool=recipe.pool,
         pool_maps=recipe.pool_maps,
         pool_share=recipe.pool_share,
+        mirror=recipe.mirror,
     )
     return TaskModel(encoder, spec, seed=seed).train()
 
@@ -199,6 +203,7 @@ def fit(
     if recipe.lora_rank:
         start = torch.Generator().manual_seed(sample_key(seed, 0, "lora"))
         add_lora(model.encoder, recipe.lora_rank, recipe.lora_alpha, start)
+    set_grad_checkpointing(model, plan.grad_checkpointing)
     module = FinetuneModule(model, recipe, validate if validation else None, stopping)
     with quiet(), torch.random.fork_rng():
         # Drop-path and dropout draw from the global generator.

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from fomo_ssl.core.registry import Builder, Registry
 from fomo_ssl.core.types import FeatureInfo, Triple
+from fomo_ssl.layers.recompute import set_grad_checkpointing
 
 
 class Encoder(nn.Module, ABC):
@@ -68,9 +69,7 @@ class Encoder(nn.Module, ABC):
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Trade compute for memory in the encoder's blocks."""
-        for module in self.modules():
-            if isinstance(module, Encoder):
-                module.grad_checkpointing = enable
+        set_grad_checkpointing(self, enable)
 
 
 def pad_to_multiple(x: Float[Tensor, "b c x y z"], stride: Triple) -> Float[Tensor, "b c x2 y2 z2"]:

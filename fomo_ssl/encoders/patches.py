@@ -9,10 +9,10 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from fomo_ssl.core.types import FeatureInfo, Triple
 from fomo_ssl.encoders.base import Encoder, crop_maps, pad_to_multiple
+from fomo_ssl.layers import recompute
 from fomo_ssl.layers.linear import linear
 from fomo_ssl.layers.tokens import gather_tokens, patchify
 from fomo_ssl.layers.transformer import Rotary
@@ -58,10 +58,7 @@ def run_blocks(
 ) -> Iterator[Float[Tensor, "b k d"]]:
     """Tokens after each number of blocks in `taps`, recomputed in the backward pass where the encoder asks for it."""
     for depth, block in enumerate(blocks, start=1):
-        if encoder.grad_checkpointing and torch.is_grad_enabled():
-            tokens = checkpoint(block, tokens, rotary, use_reentrant=False)
-        else:
-            tokens = block(tokens, rotary)
+        tokens = recompute.run(encoder, block, tokens, rotary)
         if depth in taps:
             yield tokens
 

@@ -2,14 +2,13 @@
 
 from collections.abc import Iterable, Sequence
 
-import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from fomo_ssl.core.errors import ConfigError
 from fomo_ssl.core.types import FeatureInfo
 from fomo_ssl.encoders.base import Encoder, crop_maps, pad_to_multiple
+from fomo_ssl.layers import recompute
 
 
 def halving_info(channels: Sequence[int]) -> list[FeatureInfo]:
@@ -33,9 +32,6 @@ def run_stages(
         )
     padded, maps = pad_to_multiple(x, stride), []
     for stage in stages:
-        if encoder.grad_checkpointing and torch.is_grad_enabled():
-            padded = checkpoint(stage, padded, use_reentrant=False)
-        else:
-            padded = stage(padded)
+        padded = recompute.run(encoder, stage, padded)
         maps.append(padded)
     return crop_maps(maps, encoder.feature_info, size)

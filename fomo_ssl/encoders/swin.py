@@ -3,15 +3,14 @@
 from collections.abc import Mapping, Sequence
 from functools import partial
 
-import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from fomo_ssl.core.types import FeatureInfo, Triple
 from fomo_ssl.encoders.base import Encoder, crop_maps, pad_to_multiple, register_encoder
 from fomo_ssl.encoders.presets import SWIN
+from fomo_ssl.layers import recompute
 
 TABLE = "relative_position_bias_table"
 
@@ -75,10 +74,7 @@ class Swin(Encoder):
         level: Tensor = self.patch_embed(pad_to_multiple(x, self.patch_size))
         maps = [_normalised(level)]
         for (stage,) in self._stages():
-            if self.grad_checkpointing and torch.is_grad_enabled():
-                level = checkpoint(stage, level, use_reentrant=False)
-            else:
-                level = stage(level)
+            level = recompute.run(self, stage, level)
             maps.append(_normalised(level))
         return crop_maps(maps, self.feature_info, x.shape[2:])
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from fomo_ssl.core.types import FeatureInfo, Triple
 from fomo_ssl.heads.ladder import ladder, step
+from fomo_ssl.layers import recompute
 from fomo_ssl.layers.convolution import ConvNorm, init_convolution
 from fomo_ssl.layers.linear import Linear
 from fomo_ssl.layers.tokens import all_tokens, token_coordinates
@@ -22,6 +23,8 @@ class TokenDecoder(nn.Module):
     positions tell them apart. It runs on all tokens, so it and not the encoder dominates the cost of an MAE: the
     default is shallow and half as wide as the encoder.
     """
+
+    grad_checkpointing = False
 
     def __init__(
         self,
@@ -55,7 +58,7 @@ class TokenDecoder(nn.Module):
         x = full.scatter(1, keep[..., None].expand_as(visible), visible)
         rotary = rotary_angles(token_coordinates(index, grid), self.head_dim)
         for block in self.blocks:
-            x = block(x, rotary)
+            x = recompute.run(self, block, x, rotary)
         patches: Tensor = self.predict(self.norm(x))
         return patches
 
@@ -75,6 +78,8 @@ class LightDecoder(nn.Module):
     For masked reconstruction: a skip at full resolution would hand the visible voxels to the output, and what is
     learned would sit in the finest stage and in the decoder.
     """
+
+    grad_checkpointing = False
 
     def __init__(self, feature_info: Sequence[FeatureInfo], out_channels: int) -> None:
         super().__init__()
@@ -97,7 +102,7 @@ class LightDecoder(nn.Module):
         """Voxels from the last map, cut to `size` (default: all of the map's voxels times its stride)."""
         x = features[-1]
         for up in self.ups:
-            x = up(x)
+            x = recompute.run(self, up, x)
         x = self.predict(x)
         return x if size is None else _cut(x, size)
 
@@ -110,6 +115,8 @@ class UNetDecoder(nn.Module):
     (UNETR, arXiv 2103.10504, without its towers). Where the encoder has no map at full resolution, one convolution on
     the image itself, half as wide as that level, takes its place, so that borders finer than a patch survive.
     """
+
+    grad_checkpointing = False
 
     def __init__(
         self,
@@ -147,17 +154,28 @@ class UNetDecoder(nn.Module):
         shifted by, after the level's convolution (Perez et al. 2018, arXiv 1709.07871).
         """
         x = self.fuse(torch.cat([features[i] for i in self.rungs[0].maps], dim=1))
-        for level, (rung, up, mix) in enumerate(zip(self.rungs[1:], self.ups, self.mixes, strict=True)):
-            size = [-(-n // s) for n, s in zip(image.shape[2:], rung.stride, strict=True)]
-            beside = [features[i] for i in rung.maps]
-            if rung is self.rungs[-1] and self.image_stem is not None:
-                beside.append(self.image_stem(image))
-            x = mix(torch.cat([_cut(up(x), size), *beside], dim=1))
+        for level, rung in enumerate(self.rungs[1:]):
+            x = recompute.run(self, self._climb, level, x, image, [features[i] for i in rung.maps])
             if film is not None:
                 scale, shift = film[level].to(x.dtype)[..., None, None, None].chunk(2, dim=1)
                 x = x * (1.0 + scale) + shift
         out: Tensor = self.predict(x)
         return out
+
+    def _climb(
+        self,
+        level: int,
+        x: Float[Tensor, "b _ _ _ _"],
+        image: Float[Tensor, "b c x y z"],
+        maps: list[Float[Tensor, "b _ x2 y2 z2"]],
+    ) -> Float[Tensor, "b _ x2 y2 z2"]:
+        """From a level to the next finer one, whose maps of the encoder these are."""
+        rung = self.rungs[level + 1]
+        size = [-(-n // s) for n, s in zip(image.shape[2:], rung.stride, strict=True)]
+        if rung is self.rungs[-1] and self.image_stem is not None:
+            maps = [*maps, self.image_stem(image)]
+        mixed: Tensor = self.mixes[level](torch.cat([_cut(self.ups[level](x), size), *maps], dim=1))
+        return mixed
 
 
 def _cut(x: Float[Tensor, "b c x y z"], size: Sequence[int]) -> Float[Tensor, "b c x2 y2 z2"]:

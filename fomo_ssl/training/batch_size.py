@@ -8,6 +8,7 @@ import torch
 
 from fomo_ssl.core.errors import ConfigError
 from fomo_ssl.data.augment import Augmenter
+from fomo_ssl.layers.recompute import set_grad_checkpointing
 from fomo_ssl.objectives.base import Objective
 from fomo_ssl.objectives.gather import apart
 from fomo_ssl.training.module import PretrainModule
@@ -82,6 +83,7 @@ def fits(n: int, build: Build, store: Path, run: Path, config: RunConfig, ranks:
         free, total = torch.cuda.mem_get_info()
         room = free + torch.cuda.memory_allocated() - MARGIN * total
     objective, augment = build()
+    set_grad_checkpointing(objective, config.grad_checkpointing)
     # Data-parallel training keeps the gradients a second time.
     twice = 4 * sum(p.numel() for p in objective.parameters() if p.requires_grad) if ranks.world > 1 else 0
     source = CropSource.open(store, config.data, objective.views, config.crop, config.seed)

@@ -11,6 +11,7 @@ from fomo_ssl.core.errors import RunError
 from fomo_ssl.core.files import write_text
 from fomo_ssl.data.augment import Augmenter
 from fomo_ssl.data.loader import named_worker_death
+from fomo_ssl.layers.recompute import set_grad_checkpointing
 from fomo_ssl.training.callbacks.cost import Cost
 from fomo_ssl.training.callbacks.health import Health
 from fomo_ssl.training.callbacks.previews import Previews
@@ -59,6 +60,7 @@ def fit(run: Path, module: PretrainModule, source: CropSource, config: RunConfig
     else:
         callbacks.append(saving)
     seed_everything(config.seed + ranks.rank)  # drop-path differs between ranks, the weights are there already
+    set_grad_checkpointing(module.objective, config.grad_checkpointing)
     if config.compile:
         compile_regions(module.objective)
     with quiet():

@@ -26,6 +26,7 @@ class RunConfig:
         optim, data: optimizer and data settings.
         precision: `auto` or one of Lightning's names.
         compile: compile the network's blocks: minutes at the start, then faster steps on a GPU.
+        grad_checkpointing: recompute activations in the backward pass: less memory, slower steps, the same result.
         checkpoint_every, preview_every: samples between checkpoints, and between looks at held-out scans.
         log_every: steps between rows of the log.
         profile: watch a few steps with torch's profiler, into `profile/`.
@@ -45,6 +46,7 @@ class RunConfig:
     data: DataConfig = field(default_factory=DataConfig)
     precision: str = "auto"
     compile: bool = False
+    grad_checkpointing: bool = False
     checkpoint_every: int = 10_000
     preview_every: int = 10_000
     log_every: int = 10

@@ -3,8 +3,10 @@
 import pytest
 import torch
 from objective_cases import PRESETS, SMALL, build, make_views, reorder, settings
+from torch import Tensor
 
 from fomo_ssl.encoders import create_encoder
+from fomo_ssl.layers.recompute import set_grad_checkpointing
 from fomo_ssl.objectives import Objective, create_objective, list_objectives
 
 CASES = [(name, family) for name in list_objectives() for family in SMALL]
@@ -49,6 +51,27 @@ def test_gradients_reach_every_parameter(objective: Objective) -> None:
     without = [label for label, p in objective.named_parameters() if p.requires_grad and p.grad is None]
     assert without == []
     assert any(p.grad.abs().max() > 0 for p in objective.encoder.parameters())
+
+
+def test_checkpointing_keeps_less_and_changes_no_bit(name: str, family: str) -> None:
+    kept, gradients = [], []
+    for enable in (False, True):
+        objective = build(name, family)
+        assert set_grad_checkpointing(objective, enable) > 0
+        views, sizes = make_views(objective.views.n), []
+
+        def pack(x: Tensor, sizes: list[int] = sizes) -> Tensor:
+            sizes.append(x.numel() * x.element_size())
+            return x
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
+            loss = objective(views, 0).loss
+        loss.backward()
+        kept.append(sum(sizes))
+        gradients.append({label: p.grad for label, p in objective.named_parameters() if p.grad is not None})
+    assert kept[1] < kept[0]
+    assert gradients[0].keys() == gradients[1].keys()
+    assert all(torch.equal(gradients[0][label], gradients[1][label]) for label in gradients[0])
 
 
 def test_same_views_give_the_same_loss_and_leave_the_global_generator_alone(objective: Objective) -> None:

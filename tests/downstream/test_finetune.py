@@ -63,9 +63,10 @@ def test_prediction_from_the_bundle_is_the_tested_one(make_task, bundle, tmp_pat
     root = make_task("segmentation", 4, affine=affine)
     task = load_task(root)
     splits = few_shot_splits(task, [2], 1, n_test=2)
-    run_small(make_task, bundle, tmp_path / "run", task=task, splits=splits)
+    run_small(make_task, bundle, tmp_path / "run", task=task, splits=splits, recipe=replace(QUICK, mirror=("x",)))
     unit = tmp_path / "run/units/shots2_seed0_pretrained"
     result = json.loads((unit / "result.json").read_text())
+    assert load_model(unit / "bundle").spec.mirror == ("x",)
     for picture in result["pictures"]["best"]:
         image = task[picture["case"]].images["t1"]
         mask = predict_case(unit / "bundle", {"t1": image})
@@ -125,7 +126,7 @@ def test_twins_differ_in_the_encoder_s_weights_alone(make_task, bundle, tmp_path
 def test_run_is_the_same_again_and_resumes_by_unit(make_task, bundle, tmp_path):
     task, splits, _ = run_small(make_task, bundle, tmp_path / "one")
     again = {"task": task, "splits": splits}
-    run_small(make_task, bundle, tmp_path / "two", **again)
+    run_small(make_task, bundle, tmp_path / "two", grad_checkpointing=True, **again)
     assert unit_files(tmp_path / "one") == unit_files(tmp_path / "two")
     # A unit that was killed before its result.json is done again; a finished one is not touched.
     lost = tmp_path / "two/units/shots1_seed0_scratch"
@@ -276,6 +277,25 @@ def test_sliding_window_puts_every_voxel_where_it_belongs(make_task, bundle, tmp
     image = example.prepared.image[0][:, ::-1]
     assert np.array_equal(mask, np.where(image > 1.3, 1, np.where(image < -1.3, 2, 0)))
     assert np.mean(mask == example.drawn_mask) > 0.95
+
+
+@pytest.mark.parametrize("kind", ["segmentation", "regression"])
+@torch.no_grad()
+def test_mirrored_predictions_turn_with_the_scan(kind):
+    spec = TaskSpec("toy", kind, ("t1",), 2, (16, 16, 16), 1.0, 2.0, False, mirror=("x", "z"))
+    model = TaskModel(create_encoder("unet_t", channels=(4, 8)), spec).eval()
+    x = torch.randn(2, 1, 16, 16, 16, generator=torch.Generator().manual_seed(0))
+    images = [x, x.flip(2), x.flip(4), x.flip(2, 4)]
+    outputs = [model(image) for image in images]
+    found = inference._forward(model, x)
+    if kind == "segmentation":
+        outputs = [outputs[0], outputs[1].flip(2), outputs[2].flip(4), outputs[3].flip(2, 4)]
+    torch.testing.assert_close(found, sum(outputs) / 4)
+    assert not torch.allclose(found, outputs[0])
+    for image in images[1:]:
+        turned = inference._forward(model, image)
+        torch.testing.assert_close(turned.sum(), found.sum())
+    assert not torch.allclose(inference._forward(model, x.flip(3)).sum(), found.sum())
 
 
 def test_dice_cross_entropy_prefers_the_truth():

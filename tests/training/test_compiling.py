@@ -56,6 +56,7 @@ STEP = """
 import sys
 import torch
 from fomo_ssl.encoders import create_encoder
+from fomo_ssl.layers.recompute import set_grad_checkpointing
 from fomo_ssl.objectives import create_objective
 from fomo_ssl.training.compiling import as_compiled, compile_regions
 from tests.contracts.objective_cases import make_views
@@ -64,6 +65,7 @@ torch.manual_seed(0)
 plain = create_objective("mae", create_encoder(sys.argv[1]))
 compiled = create_objective("mae", create_encoder(sys.argv[1]))
 compiled.load_state_dict(plain.state_dict())
+set_grad_checkpointing(compiled, sys.argv[2] == "checkpointing")
 compile_regions(compiled)
 views = make_views(1, batch=2, size=32)
 losses = [objective(views, 0).loss for objective in (plain, compiled)]
@@ -80,8 +82,9 @@ with torch.no_grad(), as_compiled(compiled):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("memory", ["plain", "checkpointing"])
 @pytest.mark.parametrize("encoder", ["vit_t_p8", "resenc_t"])
-def test_compiled_training_step_equals_the_plain_one(encoder):
+def test_compiled_training_step_equals_the_plain_one(encoder, memory):
     # In a process of its own: the shape checks of the tests are no code for the compiler.
-    done = subprocess.run([sys.executable, "-c", STEP, encoder], check=False, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", STEP, encoder, memory], check=False, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

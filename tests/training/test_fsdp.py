@@ -16,6 +16,7 @@ from training_runs import file_digests
 
 from fomo_ssl.core.errors import ConfigError
 from fomo_ssl.encoders import create_encoder
+from fomo_ssl.layers.recompute import set_grad_checkpointing
 from fomo_ssl.objectives.teacher import follow, slow_copy
 from fomo_ssl.training.optim import OptimConfig, build_optimizer
 from fomo_ssl.training.ranks import ALONE, full
@@ -61,7 +62,7 @@ def _optimizer(model: nn.Module) -> torch.optim.Optimizer:
 
 
 def _rank(rank: int, folder: str) -> None:
-    """Four steps with shards: from the beginning, and from one process's state after two."""
+    """Four steps with shards: from the beginning, and, recomputing, from one process's state after two."""
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
     model: Any = Taught()
@@ -77,6 +78,7 @@ def _rank(rank: int, folder: str) -> None:
     half = torch.load(f"{folder}/half.pt", weights_only=True)
     model = Taught()
     model.load_state_dict(half["model"])
+    set_grad_checkpointing(model)
     shard(model, torch.device("cpu"))
     optimizer = _optimizer(model)
     optimizer.load_state_dict(_shares(half["optimizer"], optimizer))

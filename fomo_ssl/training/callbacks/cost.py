@@ -12,6 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from fomo_ssl.core.errors import ConfigError
 from fomo_ssl.core.types import CropBatch, Views
+from fomo_ssl.layers.recompute import set_grad_checkpointing
 from fomo_ssl.objectives.base import Objective
 from fomo_ssl.objectives.gather import apart
 from fomo_ssl.training.module import PretrainModule
@@ -28,7 +29,7 @@ class Cost(L.Callback):
         precision: Lightning's name.
 
     Attributes:
-        flops_per_sample: of a training step as it is run (teacher and recomputation too), or None: not counted.
+        flops_per_sample: of a training step (a teacher's too, no recomputation), or None: not counted.
     """
 
     def __init__(self, precision: str) -> None:
@@ -77,6 +78,7 @@ def flops_per_sample(
     images = views.images[0]
     # A copy is not compiled, so that every operation is seen, and keeps its buffers for itself.
     twin = copy.deepcopy(objective).to(images.device)
+    set_grad_checkpointing(twin, False)
     devices = [images.device] if images.device.type == "cuda" else []
     counter = FlopCounterMode(display=False)
     try:
