@@ -7,6 +7,7 @@ can be torn by a kill (Lightning's own save tears that way).
 import contextlib
 import json
 import os
+import secrets
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -37,7 +38,6 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     """An empty folder to fill, which takes the place of `path` when the block ends without an error."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = _beside(path)
-    shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir()
     try:
         yield temporary
@@ -86,7 +86,8 @@ def sync_folder(folder: Path) -> None:
 
 
 def _beside(path: Path) -> Path:
-    return path.with_name(f".{path.name}{_STRAY}{os.getpid()}")
+    # The number of a process alone is no name of its own: other machines and containers have it too.
+    return path.with_name(f".{path.name}{_STRAY}{os.getpid()}-{secrets.token_hex(4)}")
 
 
 def _sync_tree(folder: Path) -> None:

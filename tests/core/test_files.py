@@ -54,3 +54,19 @@ def test_strays_of_any_process_are_removed(tmp_path: Path) -> None:
     remove_strays(tmp_path)
     assert names(tmp_path) == {"kept.json", ".hidden"}
     assert (tmp_path / "kept.json").read_text() == '{\n  "b": 1,\n  "a": "é"\n}\n'
+
+
+def test_writers_with_one_process_number_do_not_meet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As two nodes or two containers that write one file of a shared disk."""
+    monkeypatch.setattr("os.getpid", lambda: 7)
+    with atomic_file(tmp_path / "a") as first:
+        first.write(b"first")
+        write_text(tmp_path / "a", "second")
+        assert (tmp_path / "a").read_text() == "second"
+    assert (tmp_path / "a").read_text() == "first"
+    with atomic_folder(tmp_path / "f") as folder:
+        (folder / "x").touch()
+        with atomic_folder(tmp_path / "f") as other:
+            (other / "y").touch()
+    assert names(tmp_path / "f") == {"x"}
+    assert names(tmp_path) == {"a", "f"}
