@@ -1,14 +1,17 @@
 """Errors that users can act on: one line that says what, where and the way out."""
 
 import enum
+import errno
 import functools
 import os
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import ParamSpec
 
 _P = ParamSpec("_P")
+
+_UNUSABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG)
+"""What the system says of a path that somebody chose; its other errors may be bugs."""
 
 
 class FomoSSLError(Exception):
@@ -99,7 +102,10 @@ class RejectedScan(FomoSSLError):  # noqa: N818 - a verdict on a scan, not a fai
 
 
 def entry(main: Callable[_P, None]) -> Callable[_P, None]:
-    """Turn errors into exit codes: `FomoSSLError` -> one line and 2, a full disk likewise, Ctrl-C -> 130."""
+    """Turn errors into exit codes: `FomoSSLError` -> one line and 2, Ctrl-C -> 130.
+
+    So do a full disk and a path that cannot be used: no right to it, read-only, a file where a folder should be.
+    """
 
     @functools.wraps(main)
     def wrapped(*args: _P.args, **kwargs: _P.kwargs) -> None:
@@ -112,10 +118,13 @@ def entry(main: Callable[_P, None]) -> Callable[_P, None]:
             print("fomo_ssl: interrupted", file=sys.stderr)
             raise SystemExit(130) from None
         except OSError as error:
-            if not is_disk_full(error):
+            if is_disk_full(error):
+                what, way_out = "no space left on the device", "Free space and run again"
+            elif error.errno in _UNUSABLE and error.filename:
+                what, way_out = str(error.strerror).lower(), "Choose another path, or change its rights"
+            else:
                 raise
-            where = Path(error.filename) if error.filename else "disk"
-            print(f"fomo_ssl: {where}: no space left on the device. Free space and run again", file=sys.stderr)
+            print(f"fomo_ssl: {error.filename or 'disk'}: {what}. {way_out}", file=sys.stderr)
             raise SystemExit(2) from None
 
     return wrapped
@@ -123,8 +132,6 @@ def entry(main: Callable[_P, None]) -> Callable[_P, None]:
 
 def is_disk_full(error: BaseException) -> bool:
     """Whether an error, or one it was raised from, says that the disk or the quota is full."""
-    import errno
-
     seen: BaseException | None = error
     while seen is not None:
         if isinstance(seen, OSError) and seen.errno in (errno.ENOSPC, errno.EDQUOT):

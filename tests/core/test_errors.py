@@ -31,7 +31,14 @@ def raising(error: BaseException):
 
 
 @pytest.mark.parametrize(
-    ("error", "code"), [(FomoSSLError("wrong"), 2), (KeyboardInterrupt(), 130), (OSError(errno.ENOSPC, "full", "f"), 2)]
+    ("error", "code"),
+    [
+        (FomoSSLError("wrong"), 2),
+        (KeyboardInterrupt(), 130),
+        (OSError(errno.ENOSPC, "full", "f"), 2),
+        (PermissionError(errno.EACCES, "Permission denied", "f"), 2),
+        (OSError(errno.EROFS, "Read-only file system", "f"), 2),
+    ],
 )
 def test_exit_codes(error: BaseException, code: int, capsys: pytest.CaptureFixture[str]):
     with pytest.raises(SystemExit) as stop:
@@ -42,9 +49,19 @@ def test_exit_codes(error: BaseException, code: int, capsys: pytest.CaptureFixtu
     assert printed.count("\n") == 1
 
 
-def test_bugs_keep_their_traceback():
-    with pytest.raises(ZeroDivisionError):
-        raising(ZeroDivisionError())()
+@pytest.mark.parametrize("bug", [ZeroDivisionError(), FileNotFoundError(errno.ENOENT, "No such file", "f")])
+def test_bugs_keep_their_traceback(bug: Exception):
+    with pytest.raises(type(bug)):
+        raising(bug)()
+
+
+def test_a_path_that_cannot_be_used_is_one_line_that_names_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    (tmp_path / "thesis").touch()
+    for path in (tmp_path / "thesis", tmp_path / "thesis" / "run"):
+        with pytest.raises(SystemExit) as stop:
+            entry(path.mkdir)()
+        assert stop.value.code == 2
+        assert capsys.readouterr().err.startswith(f"fomo_ssl: {path}: ")
 
 
 def test_disk_full_is_seen_through_a_chain():
