@@ -69,11 +69,18 @@ def write_json(path: Path, value: Any) -> None:
 
 def remove_strays(folder: Path) -> None:
     """Delete what killed writers left in `folder`; only for folders that one process writes at a time."""
-    for stray in folder.glob(f".*{_STRAY}*"):
+    for stray in folder.glob("*"):
+        if not is_stray(stray):
+            continue
         if stray.is_dir():
             shutil.rmtree(stray, ignore_errors=True)
         else:
             stray.unlink(missing_ok=True)
+
+
+def is_stray(path: Path) -> bool:
+    """Whether this is what a writer that was killed left, or one that still works."""
+    return path.name.startswith(".") and _STRAY in path.name
 
 
 def sync_folder(folder: Path) -> None:

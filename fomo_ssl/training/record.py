@@ -13,7 +13,7 @@ import torch
 
 import fomo_ssl
 from fomo_ssl.core.errors import RunError
-from fomo_ssl.core.files import remove_strays, write_json
+from fomo_ssl.core.files import is_stray, remove_strays, write_json
 from fomo_ssl.training.reading import read_record
 
 Resume = Literal["auto", "never"]
@@ -39,17 +39,18 @@ def claim(run: Path, recipe: Mapping[str, Any], resume: Resume) -> dict[str, Any
         RunError: the folder holds another run or no run at all, or holds one and `resume` is `never`.
     """
     run.mkdir(parents=True, exist_ok=True)
+    record = None
+    if not all(is_stray(entry) for entry in run.iterdir()):
+        if resume == "never":
+            raise RunError("the run directory is not empty", where=run, way_out="Give another run=, or resume=auto")
+        record = read_record(run)
+        changed = changes(record.get("recipe", {}), recipe)
+        if changed:
+            way_out = "Give another run=, or these values as they were"
+            raise RunError(f"holds a run with other values of {', '.join(changed)}", where=run, way_out=way_out)
+    # Not before: in a folder that is refused another process may be writing.
     for folder in (run, run / "checkpoints", run / "branch_points"):
         remove_strays(folder)
-    if not any(run.iterdir()):
-        return None
-    if resume == "never":
-        raise RunError("the run directory is not empty", where=run, way_out="Give another run=, or resume=auto")
-    record = read_record(run)
-    changed = changes(record.get("recipe", {}), recipe)
-    if changed:
-        way_out = "Give another run=, or these values as they were"
-        raise RunError(f"holds a run with other values of {', '.join(changed)}", where=run, way_out=way_out)
     return record
 
 

@@ -13,6 +13,7 @@ from training_runs import file_digests, small_run
 
 from fomo_ssl.bundle import load_config, load_encoder
 from fomo_ssl.core.errors import ConfigError, RunError
+from fomo_ssl.core.files import atomic_file
 from fomo_ssl.objectives.base import Preview
 from fomo_ssl.synthetic.phantoms import phantom
 from fomo_ssl.training.callbacks.health import HealthConfig
@@ -120,6 +121,22 @@ def test_claiming(tmp_path: Path) -> None:
     assert claim(tmp_path / "a", {"x": 1}, "auto") is None
     write_record(tmp_path / "a", {"recipe": {"x": [1, 2]}, "status": "running"})
     assert claim(tmp_path / "a", {"x": (1, 2)}, "auto") == json.loads((tmp_path / "a" / "run.json").read_text())
+
+
+@pytest.mark.parametrize(("recipe", "resume"), [({"x": 1}, "never"), ({"x": 2}, "auto")])
+def test_a_folder_that_is_refused_stays_as_it_is(tmp_path: Path, recipe: dict[str, int], resume: Any) -> None:
+    """Its run may be saving just now: a mistaken second command must not take the file away under it."""
+    claim(tmp_path, {"x": 1}, "never")
+    write_record(tmp_path, {"recipe": {"x": 1}, "status": "running"})
+    with atomic_file(tmp_path / "checkpoints" / "samples_000000000004.ckpt"), pytest.raises(RunError):
+        claim(tmp_path, recipe, resume)
+    assert (tmp_path / "checkpoints" / "samples_000000000004.ckpt").exists()
+
+
+def test_a_folder_with_nothing_but_what_a_killed_writer_left_is_empty(tmp_path: Path) -> None:
+    (tmp_path / ".run.json.partial-7").touch()
+    assert claim(tmp_path, {}, "never") is None
+    assert not list(tmp_path.iterdir())
 
 
 def test_changes_are_named() -> None:
