@@ -5,6 +5,7 @@ import math
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import matplotlib.image
 import numpy as np
@@ -17,7 +18,7 @@ from fomo_ssl.core.types import ViewSpec
 from fomo_ssl.corpus.store import Store
 from fomo_ssl.training.callbacks.alarm import CollapseAlarm
 from fomo_ssl.training.callbacks.features import draw_features, map_to_show, principal_colours
-from fomo_ssl.training.callbacks.health import HealthConfig
+from fomo_ssl.training.callbacks.health import Health, HealthConfig
 from fomo_ssl.training.checkpoint import checkpoint_files
 from fomo_ssl.training.optim import OptimConfig
 from fomo_ssl.training.reading import read_metrics
@@ -88,6 +89,35 @@ def test_a_healthy_run_is_left_alone(store: Path, tmp_path: Path) -> None:
     health = HealthConfig(every=2, crops=4, pictures=0, warmup=0.0)
     for encoder in ("vit", "resenc"):
         small_run(store, tmp_path / encoder, objective="mae", encoder=encoder, samples=12, health=health)
+
+
+def test_one_scan_alone_is_no_collapse(store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It has no spread, as in the usual trial on a single scan."""
+    health = HealthConfig(every=2, crops=1, pictures=0, warmup=0.0)
+    small_run(store, tmp_path / "run", samples=12, data=DataConfig(held_out=0, workers=0), health=health)
+    assert "one scan to look at" in capsys.readouterr().err
+    assert not any("health/rankme" in row for row in read_metrics(tmp_path / "run" / "metrics.csv"))
+
+
+def test_a_first_look_that_overflows_is_not_what_others_are_compared_with(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain, looks = Health._embed, []
+
+    def overflows_once(self: Health, *arguments: Any) -> Any:
+        embeddings, places = plain(self, *arguments)
+        looks.append(len(embeddings))
+        return (embeddings * torch.inf if len(looks) == 1 else embeddings), places
+
+    monkeypatch.setattr(Health, "_embed", overflows_once)
+    health = HealthConfig(every=2, crops=4, pictures=0, warmup=0.0)
+    small_run(store, tmp_path / "run", samples=12, health=health)
+    rows = [row for row in read_metrics(tmp_path / "run" / "metrics.csv") if "health/relative_std" in row]
+    shares = [row["health/relative_std"] for row in rows]
+    assert len(shares) == 7
+    assert math.isnan(shares[0])
+    assert shares[1] == 1.0
+    assert all(0.5 < share < 2.0 for share in shares[1:])
 
 
 def test_the_alarm_may_only_warn(store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

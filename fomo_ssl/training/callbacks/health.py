@@ -110,6 +110,8 @@ class Health(L.Callback):
         if lacking:
             what = f"no probe of {', '.join(lacking)}: fewer than {MIN_SUBJECTS} training or held-out subjects have it"
             print(f"{what} (data.held_out, health.crops)", file=sys.stderr)
+        if len(self.rows) < 2:
+            print("no spread of embeddings and no alarm: there is one scan to look at (health.crops)", file=sys.stderr)
         error = self.alarm.rings()
         if error is not None and self.config.alarm == "stop":
             # The run that is continued here had collapsed.
@@ -138,16 +140,13 @@ class Health(L.Callback):
             is_finite = bool(embeddings.isfinite().all())
             if self.config.pictures and is_finite:
                 self._draw(module, objective.encoder)
-        # Half precision may overflow on a scan that training did not meet: the alarm takes that for a collapse.
-        found = {name: float(monitor(embeddings)) if is_finite else math.nan for name, monitor in MONITORS.items()}
-        if self._first_std is None:
-            self._first_std = found["embedding_std"]
-        found["relative_std"] = found["embedding_std"] / max(self._first_std, 1e-12)
+        found = self._spread(embeddings, is_finite) if len(embeddings) > 1 else {}
         scores = self.probes.scores(embeddings.numpy(), places) if is_finite else {}
         for logger in trainer.loggers:
             logger.log_metrics({**scores, **{f"health/{name}": value for name, value in found.items()}}, step=seen)
         self.headline = _headline(scores, found)
-        self.alarm.see(found, seen)
+        if found:
+            self.alarm.see(found, seen)
         error = self.alarm.rings()
         if error is not None and self.config.alarm == "warn":
             print(f"warning: {error}", file=sys.stderr)
@@ -155,6 +154,15 @@ class Health(L.Callback):
             # Not raised here: the checkpoint of this step is still to be written.
             self.collapsed, trainer.should_stop = error, True
         self.seconds += time.perf_counter() - began
+
+    def _spread(self, embeddings: Float[Tensor, "k e"], is_finite: bool) -> dict[str, float]:
+        """Values of the monitors over two embeddings or more."""
+        # Half precision may overflow on a scan that training did not meet: the alarm takes that for a collapse.
+        found = {name: float(monitor(embeddings)) if is_finite else math.nan for name, monitor in MONITORS.items()}
+        if self._first_std is None and is_finite:
+            self._first_std = found["embedding_std"]
+        found["relative_std"] = found["embedding_std"] / max(self._first_std or 0.0, 1e-12)
+        return found
 
     def _embed(self, module: PretrainModule, encoder: Encoder) -> tuple[Float[Tensor, "k e"], Int64[np.ndarray, "k"]]:
         """Embeddings on the CPU in float32, and which of the rows could be read; `StoreError` where none could."""
@@ -195,4 +203,4 @@ def _headline(scores: dict[str, float], spread: dict[str, float]) -> str:
         if f"probe/{label}_linear" in scores:
             chance = scores[f"probe/{label}_baseline"]
             return f"{label} {scores[f'probe/{label}_linear']:.2f}{unit} (chance {chance:.2f})"
-    return f"rankme {spread['rankme']:.1f}"
+    return f"rankme {spread['rankme']:.1f}" if spread else ""
