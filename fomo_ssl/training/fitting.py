@@ -21,7 +21,7 @@ from fomo_ssl.training.callbacks.recorder import Recorder
 from fomo_ssl.training.callbacks.saving import Saving
 from fomo_ssl.training.checkpoint import newest_checkpoint, samples_of, seed_everything
 from fomo_ssl.training.compiling import compile_regions
-from fomo_ssl.training.loggers import build_loggers
+from fomo_ssl.training.loggers import build_loggers, wandb_run
 from fomo_ssl.training.module import PretrainModule
 from fomo_ssl.training.ranks import Ranks
 from fomo_ssl.training.settings import RunConfig
@@ -63,12 +63,18 @@ def fit(run: Path, module: PretrainModule, source: CropSource, config: RunConfig
     set_grad_checkpointing(module.objective, config.grad_checkpointing)
     if config.compile:
         compile_regions(module.objective)
-    with quiet():
+    loggers = build_loggers(run, start, config.wandb) if ranks.first else []
+
+    def judge() -> None:
+        if health is not None and health.collapsed is not None:
+            raise health.collapsed
+
+    with quiet(), wandb_run(loggers):
         trainer = build_trainer(
             run,
             steps=config.steps,
             precision=precision,
-            loggers=build_loggers(run, start, config.wandb) if ranks.first else [],
+            loggers=loggers,
             callbacks=callbacks,
             options=with_shards(config.trainer, ranks),
             ranks=ranks,
@@ -79,14 +85,9 @@ def fit(run: Path, module: PretrainModule, source: CropSource, config: RunConfig
         except SystemExit as error:
             # Lightning turns an interrupt outside our handlers, such as a second Ctrl-C, into exit code 1.
             raise KeyboardInterrupt if isinstance(error.__context__, KeyboardInterrupt) else error from None
-
-    def judge() -> None:
-        if health is not None and health.collapsed is not None:
-            raise health.collapsed
-
-    ranks.on_first(judge)
-    if module.samples_seen < config.steps * config.batch_size:
-        _leave(module, saving)
+        ranks.on_first(judge)
+        if module.samples_seen < config.steps * config.batch_size:
+            _leave(module, saving)
     gather(module)  # for the bundle
     seconds = 0.0 if health is None else health.seconds
     return {

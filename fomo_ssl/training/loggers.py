@@ -1,13 +1,15 @@
 """`metrics.csv`, a plain table that survives kills, and the loggers of others."""
 
+import contextlib
 import csv
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 
+from fomo_ssl.core.errors import ConfigError
 from fomo_ssl.core.files import write_text
 from fomo_ssl.training.reading import read_metrics
 from fomo_ssl.training.record import digest
@@ -80,5 +82,33 @@ def build_loggers(run: Path, samples_seen: int, wandb: Mapping[str, Any] | None 
     if wandb is not None:
         # A run that is continued is told by its folder, since other folders may have the same name.
         own = f"{run.name}-{digest({'run': str(run.resolve())})}"
-        loggers.append(WandbLogger(name=run.name, save_dir=run, id=own, resume="allow", **wandb))
+        loggers.append(WandbLogger(**{"name": run.name, "save_dir": run, "id": own, "resume": "allow", **wandb}))
     return loggers
+
+
+@contextlib.contextmanager
+def wandb_run(loggers: Sequence[Logger]) -> Iterator[None]:
+    """Begin the run of a `WandbLogger`, if there is one, and end it: the next of a sweep would go on in it.
+
+    Raises:
+        ConfigError: Weights & Biases does not know a setting, or nobody is logged in.
+    """
+    logger = next((one for one in loggers if isinstance(one, WandbLogger)), None)
+    if logger is None:
+        yield
+        return
+    import wandb
+
+    others = wandb.run  # of who calls us: Lightning logs into it, and it is not ours to end
+    try:
+        _ = logger.experiment
+    except (TypeError, ValueError, wandb.errors.Error) as error:
+        way_out = "See conf/logger; without an account or network give logger.offline=true"
+        raise ConfigError(f"Weights & Biases refuses its settings: {error}", way_out=way_out) from error
+    failed = 1
+    try:
+        yield
+        failed = 0
+    finally:
+        if others is None:
+            wandb.finish(exit_code=failed)

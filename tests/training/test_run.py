@@ -7,6 +7,7 @@ import matplotlib.image
 import numpy as np
 import pytest
 import torch
+import wandb
 from lightning.pytorch.loggers import WandbLogger
 from safetensors.torch import load_file
 from training_runs import file_digests, small_run
@@ -18,12 +19,14 @@ from fomo_ssl.objectives.base import Preview
 from fomo_ssl.synthetic.phantoms import phantom
 from fomo_ssl.training.callbacks.health import HealthConfig
 from fomo_ssl.training.callbacks.previews import draw_preview
-from fomo_ssl.training.loggers import build_loggers
+from fomo_ssl.training.loggers import build_loggers, wandb_run
 from fomo_ssl.training.reading import read_metrics, read_record
 from fomo_ssl.training.record import changes, claim, digest, write_record
 from fomo_ssl.training.run import PretrainResult
 from fomo_ssl.training.source import DataConfig
 from fomo_ssl.training.trainer import check_options, choose_precision
+
+QUICK: dict[str, Any] = {"health": HealthConfig(enabled=False), "data": DataConfig(held_out=0, workers=0)}
 
 
 @pytest.fixture(scope="module")
@@ -147,8 +150,26 @@ def test_changes_are_named() -> None:
 
 def test_wandb_writes_offline(store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WANDB_SILENT", "true")
-    small_run(store, tmp_path / "run", samples=4, wandb={"project": "p", "offline": True})
-    assert list((tmp_path / "run").glob("wandb/offline-run-*/*.wandb"))
+    for name in ("a", "b"):  # as the runs of a sweep do, in one process
+        small_run(store, tmp_path / name, samples=4, wandb={"project": "p", "offline": True}, **QUICK)
+        assert len(list((tmp_path / name).glob(f"wandb/offline-run-*/run-{name}-*.wandb"))) == 1
+    assert wandb.run is None
+
+
+@pytest.mark.parametrize("wrong", [{"entitty": "x"}, {"mode": "sideways"}])
+def test_a_setting_that_wandb_does_not_know_is_one_line(store: Path, tmp_path: Path, wrong: dict[str, str]) -> None:
+    with pytest.raises(ConfigError, match=r"Weights & Biases refuses.*offline=true"):
+        small_run(store, tmp_path / "run", wandb={"project": "p", "offline": True, **wrong}, **QUICK)
+    assert wandb.run is None
+
+
+def test_a_run_of_wandb_that_was_there_before_is_not_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    with wandb.init(project="p", mode="offline", dir=tmp_path) as own:
+        loggers = build_loggers(tmp_path, 0, {"project": "p", "offline": True})
+        with pytest.warns(UserWarning, match="already in progress"), wandb_run(loggers):
+            pass
+        assert wandb.run is own
 
 
 def test_runs_of_one_name_are_apart_in_wandb(tmp_path: Path) -> None:
