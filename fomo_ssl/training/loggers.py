@@ -62,7 +62,9 @@ class MetricsFile(Logger):
 
     def _line(self, row: Mapping[str, float]) -> str:
         text = io.StringIO()
-        cells = [f"{row[name]:.8g}" if name in row else "" for name in self._columns]
+        # Samples are counted, and by the count a resumed run knows its rows: all digits.
+        written = {name: f"{value:.0f}" if name == "samples" else f"{value:.8g}" for name, value in row.items()}
+        cells = [written.get(name, "") for name in self._columns]
         csv.writer(text, lineterminator="\n").writerow(cells)
         return text.getvalue()
 

@@ -38,3 +38,10 @@ def test_resuming_drops_what_was_lost(tmp_path: Path) -> None:
 def test_infinite_values_are_kept(tmp_path: Path) -> None:
     MetricsFile(tmp_path / "m.csv").log_metrics({"loss": float("inf")}, step=1)
     assert read_metrics(tmp_path / "m.csv") == [{"samples": 1.0, "loss": float("inf")}]
+
+
+def test_large_counts_of_samples_keep_all_their_digits(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.csv"
+    MetricsFile(path).log_metrics({"loss": 1.5}, step=123_456_736)
+    MetricsFile(path, samples_seen=123_456_736)
+    assert path.read_text() == "samples,loss\n123456736,1.5\n"
