@@ -77,8 +77,8 @@ def build_loggers(run: Path, samples_seen: int, wandb: Mapping[str, Any] | None 
         samples_seen: where the run starts.
         wandb: keyword arguments of Lightning's `WandbLogger`, such as project and offline.
     """
-    # purge_step hides what a killed process wrote after its last checkpoint.
-    purge = samples_seen + 1 if samples_seen else None
+    # purge_step hides what a killed process wrote after its last checkpoint; of one before its first, all.
+    purge = samples_seen + 1 if samples_seen else 0
     board = TensorBoardLogger(run / "tensorboard", name="", version="", purge_step=purge)
     loggers: list[Logger] = [MetricsFile(run / "metrics.csv", samples_seen), board]
     if wandb is not None:

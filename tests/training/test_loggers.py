@@ -1,6 +1,9 @@
 from pathlib import Path
 
-from fomo_ssl.training.loggers import MetricsFile
+import pytest
+from lightning.pytorch.loggers import TensorBoardLogger
+
+from fomo_ssl.training.loggers import MetricsFile, build_loggers
 from fomo_ssl.training.reading import read_metrics
 
 
@@ -45,3 +48,17 @@ def test_large_counts_of_samples_keep_all_their_digits(tmp_path: Path) -> None:
     MetricsFile(path).log_metrics({"loss": 1.5}, step=123_456_736)
     MetricsFile(path, samples_seen=123_456_736)
     assert path.read_text() == "samples,loss\n123456736,1.5\n"
+
+
+@pytest.mark.parametrize(("begins_at", "kept"), [(0, []), (4, [4.0])])
+def test_tensorboard_hides_what_was_lost(tmp_path: Path, begins_at: int, kept: list[float]) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    for start, steps in ((0, (4, 8)), (begins_at, (12,))):
+        board = build_loggers(tmp_path, start)[1]
+        assert isinstance(board, TensorBoardLogger)
+        for step in steps:
+            board.log_metrics({"loss": float(step)}, step=step)
+        board.experiment.close()
+    shown = EventAccumulator(str(tmp_path / "tensorboard")).Reload().Scalars("loss")
+    assert [event.value for event in shown] == [*kept, 12.0]
