@@ -1,6 +1,6 @@
 """What precision, compilation and gradient checkpointing do to a training step, in time and memory.
 
-    python benchmarks/step_switches.py [--encoders vit_s_p8,resenc_s] [--crop 96] [--batch-size 2] [--steps 4]
+    python benchmarks/step_switches.py [--encoders vit_s_p8,resenc_s] [--crop 64] [--batch-size 2] [--steps 3]
 
 A step is forward and backward of `mae` on random crops, on a GPU where there is one. Every row is a process of its own;
 CPU seconds there (one thread), else seconds; the median of `--steps`, after one more, which compiles. Memory is the
@@ -70,9 +70,9 @@ def held(gpu: bool) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--encoders", default="vit_s_p8,resenc_s")
-    parser.add_argument("--crop", type=int, default=96)
+    parser.add_argument("--crop", type=int, default=64)
     parser.add_argument("--batch-size", type=int, default=2)
-    parser.add_argument("--steps", type=int, default=4)
+    parser.add_argument("--steps", type=int, default=3)
     options = parser.parse_args()
     print("| encoder | switches | s a sample | of the first | MiB | of the first |\n" + "|---" * 6 + "|")
     for encoder in options.encoders.split(","):
