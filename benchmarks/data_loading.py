@@ -150,7 +150,13 @@ class Ours(Peer):
 
 
 class Files(Peer, Dataset[torch.Tensor]):
-    """A file a scan and random crops of it through a plain `DataLoader`."""
+    """A file a scan and random crops of it through a plain `DataLoader`.
+
+    Attributes:
+        order: the file of every item; None draws one for each.
+    """
+
+    order: np.ndarray | None = None
 
     def __init__(self, scratch: Path, volumes: list[np.ndarray], crop: tuple[int, int, int]) -> None:
         folder = scratch / type(self).__name__
@@ -166,11 +172,14 @@ class Files(Peer, Dataset[torch.Tensor]):
         raise NotImplementedError
 
     def __len__(self) -> int:
-        return 10**6
+        return 10**6 if self.order is None else len(self.order)
+
+    def scan(self, i: int, generator: np.random.Generator) -> int:
+        return int(generator.integers(len(self.files))) if self.order is None else int(self.order[i])
 
     def __getitem__(self, i: int) -> torch.Tensor:
         generator = np.random.default_rng(i)
-        scan = int(generator.integers(len(self.files)))
+        scan = self.scan(i, generator)
         corner = [int(generator.integers(n - c + 1)) for n, c in zip(self.shapes[scan], self.crop, strict=True)]
         box = tuple(slice(o, o + c) for o, c in zip(corner, self.crop, strict=True))
         return torch.from_numpy(np.ascontiguousarray(self.read(self.files[scan], box)))
@@ -229,7 +238,7 @@ class TorchFile(Files):
 
     def __getitem__(self, i: int) -> torch.Tensor:
         generator = np.random.default_rng(i)
-        volume = torch.load(self.files[int(generator.integers(len(self.files)))])
+        volume = torch.load(self.files[self.scan(i, generator)])
         found = []
         for _ in range(self.per_volume):
             x, y, z = (int(generator.integers(n - c + 1)) for n, c in zip(volume.shape, self.crop, strict=True))
