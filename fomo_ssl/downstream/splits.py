@@ -89,7 +89,8 @@ def few_shot_splits(
 def cross_validation(task: Task, folds: int, seeds: int = 1) -> list[Split]:
     """Folds such that every case is tested once a seed; the number of subjects as `folds` leaves one out.
 
-    The folds are the same for all seeds, so that a case's predictions differ by the seed of training only.
+    The folds are the same for all seeds, so that a case's predictions differ by the seed of training only. For
+    classification each fold holds its share of every class, to the nearest subject.
 
     Raises:
         TaskError: fewer than 2 folds, or more folds than subjects.
@@ -100,11 +101,16 @@ def cross_validation(task: Task, folds: int, seeds: int = 1) -> list[Split]:
             f"{folds} folds do not suit {len(cases_of)} subjects", way_out=f"Use folds=2 to folds={len(cases_of)}"
         )
     order = _subject_order(task, cases_of, seed=0, stream="folds")
+    dealt = order
+    if task.kind == "classification":
+        # Class after class: where classes take turns, every turn would meet the same fold.
+        dealt = sorted(order, key=lambda subject: str(task[cases_of[subject][0]].label))
     splits = []
     for seed in range(seeds):
         for fold in range(folds):
-            train = [subject for i, subject in enumerate(order) if i % folds != fold]
-            parts = (_names(train, cases_of), (), _names(order[fold::folds], cases_of))
+            test = set(dealt[fold::folds])
+            train = [subject for subject in order if subject not in test]
+            parts = (_names(train, cases_of), (), _names([s for s in order if s in test], cases_of))
             splits.append(Split(len(train), seed, *parts, fold=fold))
     return splits
 

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from fomo_ssl.core.errors import TaskError
 from fomo_ssl.downstream.splits import cross_validation, extend_splits, few_shot_splits, read_splits, save_splits
+from fomo_ssl.downstream.stopping import hold_out
 from fomo_ssl.downstream.tasks import Case, Task
 
 
@@ -136,9 +137,21 @@ def test_every_case_is_tested_once_a_seed(subjects, folds, seeds):
         assert {n.rsplit("_ses")[0] for n in split.test}.isdisjoint(n.rsplit("_ses")[0] for n in split.train)
 
 
-def test_folds_hold_both_classes():
-    for split in cross_validation(task_of(20, positives=9), 4):
-        assert 0 < sum(int(name.split("_")[1]) < 9 for name in split.test) < len(split.test)
+@pytest.mark.parametrize(
+    ("subjects", "positives", "folds"), [(20, 9, 4), (20, 4, 5), (50, 20, 5), (30, 10, 3), (9, 2, 2)]
+)
+def test_every_fold_holds_its_share_of_every_class(subjects, positives, folds):
+    for split in cross_validation(task_of(subjects, positives=positives), folds):
+        ill = sum(int(name.split("_")[1]) < positives for name in split.test)
+        assert abs(ill - positives / folds) < 1
+        assert abs(len(split.test) - subjects / folds) < 1
+        assert not set(split.test) & set(split.train)
+
+
+def test_early_stopping_in_a_fold_looks_at_every_class():
+    task = task_of(40, positives=16)
+    for split in cross_validation(task, 4):
+        assert {task[name].label for name in hold_out(task, split, 0.2).validation} == {0, 1}
 
 
 def test_too_many_folds():
