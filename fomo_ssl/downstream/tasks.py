@@ -193,14 +193,28 @@ def parse_label(label: Path | str, kind: Kind, root: Path) -> Path | float | int
 
 
 def count_classes(cases: Sequence[Case], kind: Kind) -> int:
-    """Number of classes: largest class of the labels + 1; reads every mask."""
+    """Number of classes: largest class of the labels + 1; reads every mask.
+
+    Raises:
+        TaskError: all labels are 0, or a class is in no label: each case would agree on its absence, and score for it.
+    """
     if kind == "regression":
         return 1
     from fomo_ssl.downstream.masks import read_mask
 
-    largest = max(int(np.max(read_mask(c.label))) if isinstance(c.label, Path) else int(c.label) for c in cases)
+    first: dict[int, Path | float | int] = {}
+    for label in (case.label for case in cases):
+        found = np.unique(read_mask(label)).tolist() if isinstance(label, Path) else [int(label)]
+        first = dict.fromkeys(found, label) | first
+    largest = max(first)
     if largest < 1:
         raise TaskError("all labels are 0: there is nothing to learn", where=str(cases[0].label))
+    lowest = 1 if kind == "segmentation" else 0
+    lacking = next((k for k in range(lowest, largest) if k not in first), None)
+    if lacking is not None:
+        label, what = first[largest], f"class {largest} is there, class {lacking} is in no label"
+        way_out = "Number the classes 0, 1, 2 …, or state classes in task.yaml"
+        raise TaskError(what, where=label if isinstance(label, Path) else None, way_out=way_out)
     return largest + 1
 
 

@@ -8,7 +8,7 @@ from fomo_ssl.core.errors import TaskError
 from fomo_ssl.downstream.cases import load_example
 from fomo_ssl.downstream.tasks import find_kind, load_task
 from fomo_ssl.imaging.canonical import CanonicalSpec
-from fomo_ssl.imaging.nifti import write
+from fomo_ssl.imaging.nifti import read, write
 
 
 @pytest.mark.parametrize(("kind", "classes"), [("segmentation", 3), ("classification", 2), ("regression", 1)])
@@ -182,6 +182,25 @@ def test_mask_with_fractions_is_refused(make_task):
     write(root / "labels/sub_0/ses_1/seg.nii.gz", np.full((20, 24, 18), 0.4, np.float32), np.eye(4))
     with pytest.raises(TaskError, match="no class indices"):
         load_task(root)
+
+
+def test_a_class_that_no_mask_holds_is_refused(make_task):
+    root = make_task("segmentation", 3)
+    for label in root.glob("labels/*/*/seg.nii.gz"):
+        mask = read(label)
+        write(label, np.where(mask.data > 0, 255, 0).astype(np.uint8), mask.affine)
+    with pytest.raises(TaskError, match=r"seg\.nii\.gz: class 255 is there, class 1 is in no label"):
+        load_task(root)
+
+
+def test_a_class_that_no_case_has_is_refused_unless_stated(make_task):
+    root = make_task("classification", 4)
+    for label in root.glob("labels/*/*/label.txt"):
+        label.write_text(str(2 * int(label.read_text())))
+    with pytest.raises(TaskError, match="class 2 is there, class 1 is in no label"):
+        load_task(root, kind="classification")
+    (root / "task.yaml").write_text("kind: classification\nclasses: 3\n")
+    assert load_task(root).classes == 3
 
 
 def test_real_tasks(real_data):
