@@ -1,12 +1,13 @@
 """From files to what a network sees: all sequences on the first one's canonical grid, normalised, with the label."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from fomo_ssl.core.errors import TaskError
+from fomo_ssl.core.errors import Reason, RejectedScan, TaskError
 from fomo_ssl.core.types import Spacing, Triple
 from fomo_ssl.downstream.masks import read_mask
 from fomo_ssl.downstream.tasks import Case
@@ -62,14 +63,15 @@ def prepare(images: Mapping[str, Path], sequences: Sequence[str], spec: Canonica
         spec: canonical form.
 
     Raises:
-        RejectedScan: a file cannot be used.
+        RejectedScan: a file cannot be used, or shows nothing where the first sequence lies.
         TaskError: none of the sequences is given.
     """
     present = [name for name in sequences if name in images]
     if not present:
         raise TaskError(f"none of {', '.join(sequences)} is given", way_out="Name at least one of them")
-    first = read(images[present[0]])
-    canonical = canonicalise(first, spec)
+    with _named(images[present[0]]):
+        first = read(images[present[0]])
+        canonical = canonicalise(first, spec)
     image = np.zeros((len(sequences), *canonical.data.shape), np.float32)
     background = np.zeros(len(sequences), np.float32)
     for channel, name in enumerate(sequences):
@@ -78,7 +80,8 @@ def prepare(images: Mapping[str, Path], sequences: Sequence[str], spec: Canonica
             empty = np.float32(canonical.background)
             background[channel] = normalise(np.full((1, 1, 1), empty), canonical.stats).item()
         elif name in images:
-            image[channel], background[channel] = _onto(read(images[name]), canonical, spec.normalisation)
+            with _named(images[name]):
+                image[channel], background[channel] = _onto(read(images[name]), canonical, spec.normalisation)
     grid = Volume(np.broadcast_to(np.float32(0), first.data.shape), first.affine)
     return Prepared(image, background, canonical.affine, canonical.spacing, grid)
 
@@ -98,6 +101,15 @@ def load_example(case: Case, sequences: Sequence[str], spec: CanonicalSpec) -> E
     return Example(case, prepared, mask, drawn, float("nan"))
 
 
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Every rejection inside the block gets the path."""
+    try:
+        yield
+    except RejectedScan as error:
+        raise RejectedScan(error.reason, error.detail, where=path) from error
+
+
 def _onto(volume: Volume, canonical: CanonicalVolume, normalisation: str) -> tuple[np.ndarray, float]:
     """A further sequence on the canonical grid, normalised by its own statistics; and its empty space."""
     shape: Triple = canonical.data.shape
@@ -105,6 +117,9 @@ def _onto(volume: Volume, canonical: CanonicalVolume, normalisation: str) -> tup
     data = resample_to(volume.data, volume.affine, canonical.affine, shape, "cubic", fill=low).clip(low, high)
     mask = foreground_mask(data)
     stats = measure(data, mask, normalisation)
+    if not stats.std > 0:  # normalised to zeros it would pass for a sequence that is missing
+        what = f"every voxel is {low:g}" if low == high else "nothing of it lies where the first sequence does"
+        raise RejectedScan(Reason.CONSTANT, what)
     empty = np.median(data[~mask]) if not mask.all() else stats.low
     return normalise(data, stats), normalise(np.full((1, 1, 1), empty, np.float32), stats).item()
 

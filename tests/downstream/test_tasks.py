@@ -4,7 +4,7 @@ import shutil
 import numpy as np
 import pytest
 
-from fomo_ssl.core.errors import TaskError
+from fomo_ssl.core.errors import RejectedScan, TaskError
 from fomo_ssl.downstream.cases import load_example
 from fomo_ssl.downstream.tasks import find_kind, load_task
 from fomo_ssl.imaging.canonical import CanonicalSpec
@@ -59,6 +59,25 @@ def test_missing_sequence_states_policy_and_way_out(make_task):
     prepared = load_example(zeros["sub_1_ses_1"], zeros.sequences, CanonicalSpec(crop_foreground=False)).prepared
     assert not prepared.image[0].any()
     assert prepared.image[1].any()
+
+
+@pytest.mark.parametrize(
+    ("sequence", "value", "shift", "message"),
+    [
+        ("flair", 7.0, 0.0, "flair.nii.gz: constant: every voxel is 7"),
+        ("t1", 7.0, 0.0, "t1.nii.gz: constant: every voxel is 7"),
+        ("t1", None, 500.0, "t1.nii.gz: constant: nothing of it lies where the first sequence does"),
+    ],
+)
+def test_a_sequence_that_shows_nothing_is_named_and_not_taken_for_missing(make_task, sequence, value, shift, message):
+    task = load_task(make_task("segmentation", 1, ("flair", "t1")))
+    path = task.cases[0].images[sequence]
+    scan = read(path)
+    affine = scan.affine.copy()
+    affine[2, 3] += shift
+    write(path, scan.data if value is None else np.full_like(scan.data, value), affine)
+    with pytest.raises(RejectedScan, match=message):
+        load_example(task.cases[0], task.sequences, CanonicalSpec(crop_foreground=False))
 
 
 def test_every_sequence_is_normalised_as_the_form_says(make_task):
