@@ -141,6 +141,8 @@ def load_task(
     cases.sort(key=lambda case: case.name)
     _check_unique(cases, raw.root)
     classes = raw.classes or count_classes(cases, of_kind)
+    for case in cases if of_kind == "classification" else ():
+        check_class(int(case.label), classes, raw.root / case.name)  # type: ignore[arg-type]
     return Task(raw.name, of_kind, entries, tuple(cases), classes, policy, tuple(notes))
 
 
@@ -216,6 +218,17 @@ def count_classes(cases: Sequence[Case], kind: Kind) -> int:
         way_out = "Number the classes 0, 1, 2 …, or state classes in task.yaml"
         raise TaskError(what, where=label if isinstance(label, Path) else None, way_out=way_out)
     return largest + 1
+
+
+def check_class(largest: int, classes: int, where: Path) -> None:
+    """Refuse a label beyond the classes of its task.
+
+    Raises:
+        TaskError: it is.
+    """
+    if largest >= classes:
+        what = f"label {largest} is no class of a task that states {classes} (0 to {classes - 1})"
+        raise TaskError(what, where=where, way_out="Correct the label, or classes in task.yaml or dataset.json")
 
 
 def alternatives(channel: str, channels: Sequence[str]) -> list[str]:

@@ -26,7 +26,7 @@ from fomo_ssl.downstream.module import CurvePoint, FinetuneModule
 from fomo_ssl.downstream.recipe import Recipe, Schedule
 from fomo_ssl.downstream.splits import Split
 from fomo_ssl.downstream.stopping import EarlyStopping, hold_out, validation_loss
-from fomo_ssl.downstream.tasks import Task
+from fomo_ssl.downstream.tasks import Task, check_class
 from fomo_ssl.encoders import Encoder
 from fomo_ssl.imaging import nifti
 from fomo_ssl.imaging.canonical import CanonicalSpec
@@ -62,9 +62,17 @@ class Plan:
     grad_checkpointing: bool = False
 
     def example(self, name: str, cache: MutableMapping[str, Example]) -> Example:
-        """A case in memory, read at its first use."""
+        """A case in memory, read at its first use.
+
+        Raises:
+            RejectedScan, TaskError: see `load_example`; also a mask with more classes than the task.
+        """
         if name not in cache:
-            cache[name] = load_example(self.task[name], self.task.sequences, self.canonical)
+            case = self.task[name]
+            example = load_example(case, self.task.sequences, self.canonical)
+            if example.drawn_mask is not None:
+                check_class(int(example.drawn_mask.max()), self.task.classes, Path(str(case.label)))
+            cache[name] = example
         return cache[name]
 
 

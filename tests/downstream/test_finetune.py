@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from fomo_ssl.bundle import BundleConfig, InputContract, load_config, load_weights, save_bundle
-from fomo_ssl.core.errors import BundleError, NonFiniteLossError, RunError
+from fomo_ssl.core.errors import BundleError, NonFiniteLossError, RunError, TaskError
 from fomo_ssl.downstream import inference
 from fomo_ssl.downstream.batches import BatchStream, TaskBatch
 from fomo_ssl.downstream.cases import load_example
@@ -214,6 +214,14 @@ def test_several_sequences_from_a_one_sequence_bundle(make_task, bundle, tmp_pat
     case = task[splits[0].test[0]]
     mask = predict_case(tmp_path / "run/units/shots1_seed0_pretrained/bundle", case.images)
     assert mask.shape == read(case.images["flair"]).data.shape
+
+
+def test_a_mask_with_more_classes_than_the_task_is_named(make_task, bundle, tmp_path):
+    root = make_task("segmentation", 4)
+    (root / "task.yaml").write_text("kind: segmentation\nclasses: 2\n")
+    task = load_task(root)
+    with pytest.raises(TaskError, match=r"seg\.nii\.gz: label 2 is no class of a task that states 2"):
+        run_small(make_task, bundle, tmp_path / "run", task=task, splits=few_shot_splits(task, [1], 1, n_test=1))
 
 
 def test_scratch_alone_needs_an_encoder(make_task, tmp_path):

@@ -222,6 +222,14 @@ def test_a_class_that_no_case_has_is_refused_unless_stated(make_task):
     assert load_task(root).classes == 3
 
 
+def test_a_label_beyond_the_stated_classes_is_named(make_task):
+    root = make_task("classification", 4)
+    (root / "labels/sub_3/ses_1/label.txt").write_text("2")
+    (root / "task.yaml").write_text("kind: classification\nclasses: 2\n")
+    with pytest.raises(TaskError, match="sub_3_ses_1: label 2 is no class of a task that states 2"):
+        load_task(root)
+
+
 def test_real_tasks(real_data):
     hippocampus = load_task(real_data / "tasks/hippocampus")
     assert (hippocampus.kind, hippocampus.classes, len(hippocampus.cases)) == ("segmentation", 3, 120)
