@@ -59,7 +59,8 @@ def run_finetuning(config: Mapping[str, Any]) -> Path:
     encoder = config.get("encoder") or {}
     if bundle is None and not encoder:
         raise ConfigError("bundle=none leaves the encoder open", way_out="Give encoder=NAME, such as encoder=resenc_t")
-    task = load_task(config["task_path"], kind=config["kind"], sequences=config["sequences"], missing=config["missing"])
+    sequences = _names(config["sequences"])
+    task = load_task(config["task_path"], kind=config["kind"], sequences=sequences, missing=config["missing"])
     for note in task.notes:
         print(f"{task.name}: {note}", file=sys.stderr)
     seeds = integer(config["seeds"], "seeds")
@@ -87,7 +88,7 @@ def run_finetuning(config: Mapping[str, Any]) -> Path:
         bundle=bundle,
         encoder=encoder.get("name"),
         encoder_args={key: value for key, value in encoder.items() if key != "name"},
-        scratch=bool(config["scratch"]),
+        scratch=boolean(config["scratch"], "scratch"),
         resume="auto" if choice(config["resume"], "resume", ("auto", "never")) == "auto" else "never",
         parallel=None if config["parallel"] is None else integer(config["parallel"], "parallel"),
         threads=integer(config["threads"], "threads"),

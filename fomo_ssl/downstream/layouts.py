@@ -149,6 +149,10 @@ def _task_yaml(path: Path) -> dict[str, Any]:
         values = yaml.safe_load(path.read_text()) or {}
     except yaml.YAMLError as error:
         raise TaskError(f"not YAML: {error}", where=path) from error
+    if not isinstance(values, dict) or type(values.get("classes", 2)) is not int:
+        raise TaskError("no keys with values, or classes is no whole number", where=path)
+    if isinstance(values.get("sequences"), str):
+        values["sequences"] = [values["sequences"]]
     unknown = set(values) - _YAML_KEYS
     if unknown:
         raise TaskError(

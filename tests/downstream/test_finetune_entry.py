@@ -69,6 +69,8 @@ def test_command_line_to_summary(make_task, tmp_path, capsys):
         ([], "encoder=NAME"),
         (["shots=9", "encoder=unet_t"], "do not fit"),
         (["test_on=west", "encoder=unet_t"], "no dataset west"),
+        (["scratch=no", "shots=1", "encoder=unet_t"], "scratch=no is neither true nor false"),
+        (["sequences=flair", "encoder=unet_t"], "has no flair;"),
         (["mode=cv", "test_on=west", "encoder=unet_t"], "mode=cv tests every dataset"),
     ],
 )

@@ -26,6 +26,12 @@ def test_task_yaml_goes_before_inference(make_task):
     assert find_kind(root) == "regression"
 
 
+def test_one_sequence_needs_no_list(make_task):
+    root = make_task("regression", 2, ("flair", "t1"))
+    (root / "task.yaml").write_text("sequences: t1\n")
+    assert load_task(root).sequences == ("t1",)
+
+
 def test_whole_numbers_with_gaps_are_no_classes(make_task):
     root = make_task("classification", 2)
     for number, age in enumerate((34, 71)):
@@ -135,6 +141,10 @@ def test_bad_task_yaml(make_task):
     (root / "task.yaml").write_text("knid: regression\n")
     with pytest.raises(TaskError, match="unknown keys knid"):
         load_task(root)
+    for text in ("- t1\n", "classes: two\n"):
+        (root / "task.yaml").write_text(text)
+        with pytest.raises(TaskError, match="no keys with values, or classes is no whole number"):
+            load_task(root)
     (root / "task.yaml").write_text("kind: survival\n")
     with pytest.raises(TaskError, match="'survival' is not known"):
         load_task(root)
