@@ -282,7 +282,9 @@ def _write_pictures(
             example = examples[int(row)]
             name = example.case.name
             (folder / "masks").mkdir(exist_ok=True)
-            file = folder / "masks" / f"{name}.nii.gz"
+            # A subject may be called by a path, which must not lead out of the folder.
+            stem = name if "/" not in name else f"{name.replace('/', '_')}_{row}"
+            file = folder / "masks" / f"{stem}.nii.gz"
             nifti.write(file, masks[name], example.prepared.grid.affine)
             image, label = next(iter(example.case.images.values())), Path(str(example.case.label))
             paths = {

@@ -162,6 +162,24 @@ def test_pictures_are_found_from_another_folder(make_task, bundle, tmp_path, mon
         assert Path(entry["label"]).is_file()
 
 
+def test_a_subject_called_by_a_path_overwrites_nothing(make_task, bundle, tmp_path):
+    root = make_task("segmentation", 3)
+    rows = ["image,label,subject"]
+    for number in range(3):
+        stem = root / f"preprocessed/sub_{number}/ses_1/t1"
+        rows.append(f"{stem}.nii.gz,{root}/labels/sub_{number}/ses_1/seg.nii.gz,{stem}")
+    (tmp_path / "table.csv").write_text("\n".join(rows))
+    before = {file: file.read_bytes() for file in root.rglob("*.nii.gz")}
+    task = load_task(tmp_path / "table.csv")
+    splits, recipe = few_shot_splits(task, [1], 1, n_test=2), replace(QUICK, steps=1)
+    run_small(make_task, bundle, tmp_path / "run", task=task, splits=splits, recipe=recipe, scratch=False)
+    assert {file: file.read_bytes() for file in root.rglob("*.nii.gz")} == before
+    unit = tmp_path / "run/units/shots1_seed0_pretrained"
+    pictures = json.loads((unit / "result.json").read_text())["pictures"]["best"]
+    assert len({entry["prediction"] for entry in pictures}) == 2
+    assert all((unit / entry["prediction"]).is_file() for entry in pictures)
+
+
 def test_interrupt_leaves_the_unit_unfinished(make_task, bundle, tmp_path, monkeypatch):
     original = BatchStream.batch
 
