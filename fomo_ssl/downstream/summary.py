@@ -9,6 +9,7 @@ from rich.table import Table
 
 from fomo_ssl.downstream import scores
 from fomo_ssl.downstream.scores import Predictions
+from fomo_ssl.downstream.splits import read_splits
 from fomo_ssl.downstream.statistics import Interval
 from fomo_ssl.downstream.unit import read_result
 
@@ -34,7 +35,7 @@ class Row:
 
 
 def summarise(run: Path) -> list[Row]:
-    """The rows of all finished units of a run directory."""
+    """The rows of all finished units of a run directory; a seed of a cross-validation counts with all its folds."""
     rows = []
     for (task, _, setting), arms in sorted(_tables(run).items()):
         for dataset, tables in _by_dataset(arms):
@@ -77,6 +78,7 @@ _Arms = dict[str, dict[int, Predictions]]
 def _tables(run: Path) -> dict[tuple[str, int, str], _Arms]:
     """Predictions by (task, shots, setting), arm and seed; the folds of a seed are one table."""
     parts: dict[tuple[str, int, str], dict[str, dict[int, list[Predictions]]]] = {}
+    planned = 1 + max((split.fold or 0 for split in read_splits(run / "splits.json")), default=0)
     for folder in sorted((run / "units").glob("*")):
         result = read_result(folder)
         if result is None:
@@ -90,7 +92,11 @@ def _tables(run: Path) -> dict[tuple[str, int, str], _Arms]:
         seeds.setdefault(result["seed"], []).append(table)
     return {
         key: {
-            arm: {seed: scores.concatenate(folds) for seed, folds in sorted(arms.get(arm, {}).items())}
+            arm: {
+                seed: scores.concatenate(folds)
+                for seed, folds in sorted(arms.get(arm, {}).items())
+                if len(folds) == planned
+            }
             for arm in ("pretrained", "scratch")
         }
         for key, arms in parts.items()
@@ -100,8 +106,8 @@ def _tables(run: Path) -> dict[tuple[str, int, str], _Arms]:
 def _by_dataset(arms: _Arms) -> list[tuple[str, Mapping[str, Mapping[int, Predictions]]]]:
     """All cases, then each dataset where there are several."""
     tables = [table for of in arms.values() for table in of.values()]
-    names = sorted(set(tables[0].datasets))
-    result: list[tuple[str, Mapping[str, Mapping[int, Predictions]]]] = [("all", arms)]
+    names = sorted(set(tables[0].datasets)) if tables else []
+    result: list[tuple[str, Mapping[str, Mapping[int, Predictions]]]] = [("all", arms)] if tables else []
     for name in names if len(names) > 1 else []:
         part = {arm: {seed: scores.of_dataset(table, name) for seed, table in of.items()} for arm, of in arms.items()}
         result.append((name or "unknown", part))

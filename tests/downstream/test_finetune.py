@@ -223,6 +223,18 @@ def test_cross_validation_pools_the_folds(make_task, bundle, tmp_path):
     }
 
 
+def test_a_seed_that_lacks_folds_is_left_out_of_the_table(make_task, bundle, tmp_path):
+    task = load_task(make_task("regression", 6))
+    options = {"task": task, "recipe": replace(QUICK, steps=1)}
+    run_small(make_task, bundle, tmp_path / "run", splits=cross_validation(task, 2, 2), **options)
+    # As a kill leaves it, gone on with fewer seeds.
+    (tmp_path / "run/units/fold1_seed1_scratch/result.json").unlink()
+    splits = cross_validation(task, 2, 1)
+    _, _, rows = run_small(make_task, bundle, tmp_path / "run", splits=splits, resume="auto", **options)
+    assert [(row.metric, row.difference.n) for row in rows] == [("mae", 6), ("pearson", 6)]
+    assert json.loads((tmp_path / "run/run.json").read_text())["status"] == "finished"
+
+
 @pytest.mark.parametrize("fusion", ["early", "late", "concat", "separate"])
 def test_several_sequences_from_a_one_sequence_bundle(make_task, bundle, tmp_path, fusion):
     task = load_task(make_task("segmentation", 4, ("flair", "t1")))
