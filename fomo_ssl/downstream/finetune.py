@@ -14,7 +14,7 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from fomo_ssl.bundle import load_config
+from fomo_ssl.bundle import bundle_digest, load_config
 from fomo_ssl.core.errors import FomoSSLError, RunError
 from fomo_ssl.core.files import write_json
 from fomo_ssl.core.processes import end_with_parent
@@ -64,7 +64,7 @@ def finetune(
 
     Raises:
         BundleError, RejectedScan, TaskError: input that cannot be used.
-        RunError: the folder holds another run.
+        RunError: the folder holds another run, or one of a bundle that was replaced since.
     """
     for split in splits if recipe.early_stopping else ():
         hold_out(task, split, recipe.hold_out)  # says before anything is trained that there are too few
@@ -73,8 +73,13 @@ def finetune(
     inits = [*(["pretrained"] if bundle else []), *(["scratch"] if scratch or not bundle else [])]
     units = [Unit(split, init) for split in splits for init in inits]  # type: ignore[arg-type]
     description = _describe(plan, splits)
-    claim(run, description, resume)
-    record = {"status": "running", "kind": "finetune", "recipe": description, "circumstances": circumstances()}
+    weights = None if bundle is None else bundle_digest(bundle)
+    before = claim(run, description, resume) or {}
+    if before.get("bundle_digest", weights) != weights:
+        what = "the bundle has other weights than when the run began"
+        raise RunError(what, where=bundle, way_out="Give the bundle of then, or another run=")
+    record = {"status": "running", "kind": "finetune", "recipe": description, "bundle_digest": weights}
+    record |= {"circumstances": circumstances()}
     write_record(run, record)
     extend_splits(run / "splits.json", splits)
     done = [unit for unit in units if read_result(run / "units" / unit.name) is not None]

@@ -33,10 +33,15 @@ def describe(run: Run) -> dict[str, Any]:
 
 
 def fingerprints(run: Run) -> dict[str, str]:
-    """Short digests: two runs with the same ones had the same values, splits and pretrained weights."""
+    """Short digests: two runs with the same ones had the same values, splits and pretrained weights.
+
+    Of the weights that were trained from, which the bundle may hold no longer; runs from before did not keep it.
+    """
     found = {"configuration": _digest(json.dumps(run.recipe, sort_keys=True).encode())}
     found["splits"] = _digest((run.path / "splits.json").read_bytes())
-    if run.bundle is not None:
+    if kept := run.record.get("bundle_digest"):
+        found["bundle"] = str(kept)[:16]
+    elif run.bundle is not None:
         weights = run.bundle / "encoder.safetensors"
         found["bundle"] = _file_digest(weights) if weights.is_file() else "no longer there"
     return found

@@ -25,6 +25,8 @@ from fomo_ssl.downstream.unit import predict_examples, recipe_of
 from fomo_ssl.encoders import create_encoder
 from fomo_ssl.imaging.canonical import CanonicalSpec
 from fomo_ssl.imaging.nifti import read
+from fomo_ssl.report.provenance import fingerprints
+from fomo_ssl.report.runs import read_run
 
 QUICK = Recipe(steps=4, batch_size=2, crop=(16, 16, 16), lr=3e-3, precision="32-true", switches={"flip": False})
 
@@ -146,6 +148,25 @@ def test_a_run_of_other_values_is_not_mixed_in(make_task, bundle, tmp_path):
         run_small(make_task, bundle, tmp_path / "run", **options)
     with pytest.raises(RunError, match=r"training\.steps"):
         run_small(make_task, bundle, tmp_path / "run", resume="auto", recipe=replace(QUICK, steps=5), **options)
+
+
+def test_a_bundle_that_was_replaced_is_not_mixed_in(make_task, bundle, tmp_path):
+    recipe = replace(QUICK, steps=1)
+    task, splits, _ = run_small(make_task, bundle, tmp_path / "run", "regression", recipe, scratch=False)
+    options = {"task": task, "splits": splits, "recipe": recipe, "scratch": False, "resume": "auto"}
+    fingerprint = fingerprints(read_run(tmp_path / "run"))["bundle"]
+    torch.manual_seed(1)
+    config = load_config(bundle)
+    save_bundle(bundle, create_encoder(config.encoder, **config.encoder_args), config)
+    with pytest.raises(RunError, match="other weights than when the run began"):
+        run_small(make_task, bundle, tmp_path / "run", **options)
+    # The report tells what was trained from, not what lies there now.
+    assert fingerprints(read_run(tmp_path / "run"))["bundle"] == fingerprint
+    # A run from before did not keep it, and is gone on with as it was.
+    record = json.loads((tmp_path / "run/run.json").read_text())
+    del record["bundle_digest"]
+    (tmp_path / "run/run.json").write_text(json.dumps(record))
+    run_small(make_task, bundle, tmp_path / "run", **options)
 
 
 def test_pictures_are_found_from_another_folder(make_task, bundle, tmp_path, monkeypatch):
