@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from fomo_ssl.downstream import scores
 from fomo_ssl.downstream.bands import bands
@@ -128,14 +129,13 @@ def settings(runs: Sequence[Run]) -> list[Setting]:
 
 def method_names(runs: Sequence[Run]) -> dict[tuple[str, str], str]:
     """What to call each arm of each run (path, init): as short as it can be with different things named differently."""
-    encoders = _encoders(runs)
-    bundles = {str(run.bundle) for run in runs if run.bundle}
+    encoders, bundles = _encoders(runs), _bundles(runs)
     names: dict[tuple[str, str], str] = {}
     called: Counter[tuple[object, ...]] = Counter()
     folders = Counter(run.path.name for run in runs)
     for run in runs:
         for init in {unit.init for unit in run.units}:
-            detail = bundle_name(run) if init == "pretrained" else encoders[str(run.path)]
+            detail = bundles[str(run.bundle)] if init == "pretrained" else encoders[str(run.path)]
             alike = len(bundles if init == "pretrained" else set(encoders.values())) < 2
             names[str(run.path), init] = init if alike else f"{init} {detail}"
             called[_same_task(run), names[str(run.path), init]] += 1
@@ -156,6 +156,17 @@ def _encoders(runs: Sequence[Run]) -> dict[str, str]:
         differing = [key for key in encoder if any(other.get(key) != encoder[key] for other in alike)]
         labels[path] = " ".join([str(encoder["name"]), *(f"{key}={_plain(encoder[key])}" for key in differing)])
     return labels
+
+
+def _bundles(runs: Sequence[Run]) -> dict[str, str]:
+    """The name of each bundle (path); of those that are called alike, with the folders that tell them apart."""
+    of = {str(run.bundle): run for run in runs if run.bundle}
+    names = {path: bundle_name(run) for path, run in of.items()}
+    parts = {path: Path(path.removesuffix("/bundle")).parts for path in of}
+    for depth in range(2, 1 + max(map(len, parts.values()), default=0)):
+        alike = Counter(names.values())
+        names |= {path: "/".join(parts[path][-depth:]) for path, name in names.items() if alike[name] > 1}
+    return names
 
 
 def _plain(value: object) -> str:

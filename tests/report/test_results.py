@@ -185,6 +185,17 @@ def test_methods_are_told_apart_by_what_differs(make_run: RunMaker) -> None:
     assert len(ranking(results.settings(alike))) == 4
 
 
+def test_bundles_of_one_name_are_different_methods(make_run: RunMaker) -> None:
+    runs = [
+        read_run(make_run(task, "regression", task=task, bundle=f"{sweep}/0/bundle", shots=(1,)))
+        for task, sweep in (("t", "sweep_1mm"), ("u", "sweep_2mm"), ("v", "sweep_1mm"))
+    ]
+    names = results.method_names(runs)
+    called = [names[str(run.path), "pretrained"].removeprefix("pretrained ") for run in runs]
+    assert called == ["sweep_1mm/0", "sweep_2mm/0", "sweep_1mm/0"]
+    assert {place.method for place in ranking(results.settings(runs))} == {*names.values()}
+
+
 def test_encoders_of_one_name_are_told_apart_by_their_arguments_and_bundles_by_their_length(make_run: RunMaker) -> None:
     runs = []
     for size, channels in (("small", [8, 16]), ("large", [16, 32])):
