@@ -5,6 +5,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
+
 from fomo_ssl.downstream import scores
 from fomo_ssl.downstream.bands import bands
 from fomo_ssl.downstream.metrics import HIGHER_IS_BETTER
@@ -108,10 +110,10 @@ def verdict(difference: Interval, metric: str) -> str:
 def settings(runs: Sequence[Run]) -> list[Setting]:
     """All settings of the runs, by task, then few-shot by shots, then cross-validation.
 
-    Runs with the same test cases share a setting; those with others are kept apart.
+    Runs with the same test cases and labels share a setting; those with others are kept apart.
     """
     names = method_names(runs)
-    groups: dict[tuple[str, str, bool, int, str, tuple[str, ...]], list[Arm]] = {}
+    groups: dict[tuple[str, str, bool, int, str, tuple[str, ...], tuple[float, ...]], list[Arm]] = {}
     for run in runs:
         for (shots, init), units in _arms(run).items():
             tables = _tables(units, run.folds)
@@ -119,11 +121,13 @@ def settings(runs: Sequence[Run]) -> list[Setting]:
                 continue
             first = units[0].result
             label = f"{shots} shot{'s' if shots > 1 else ''}" if shots else f"{run.folds}-fold cross-validation"
-            key = (first["task"], first["kind"], not shots, shots, label, next(iter(tables.values())).cases)
+            table = next(iter(tables.values()))
+            labels = tuple(table.columns.get("target", np.empty(0)).tolist())
+            key = (first["task"], first["kind"], not shots, shots, label, table.cases, labels)
             groups.setdefault(key, []).append(Arm(run, names[str(run.path), init], init, units, tables))
     return [
         Setting(task, kind, shots, label, arms)
-        for (task, kind, _, shots, label, _), arms in sorted(groups.items(), key=lambda item: item[0])
+        for (task, kind, _, shots, label, _, _), arms in sorted(groups.items(), key=lambda item: item[0])
     ]
 
 

@@ -223,6 +223,16 @@ def test_runs_with_other_test_cases_are_not_compared(make_run: RunMaker) -> None
     assert {tuple(name for name, _ in place.by_setting) for place in ranking(found)} == {("t, 1 shot", "t, 1 shot")}
 
 
+def test_runs_with_other_labels_of_the_same_cases_are_not_compared(make_run: RunMaker) -> None:
+    one = read_run(make_run("r1", "classification", task="t", shots=(1,)))
+    two = make_run("r2", "classification", task="t", shots=(1,))
+    for file in two.glob("units/*/predictions.csv"):
+        # The label of one case was corrected between the runs.
+        file.write_text(file.read_text().replace("sub_00,sub_00,,0.0", "sub_00,sub_00,,1.0"))
+    found = results.settings([one, read_run(two)])
+    assert [[arm.run.path.name for arm in setting.arms] for setting in found] == [["r1", "r1"], ["r2", "r2"]]
+
+
 def test_csv_has_a_line_a_task_shots_init_and_metric(make_run: RunMaker) -> None:
     runs = [
         read_run(make_run("tumour", "segmentation", pictures=False)),
