@@ -128,7 +128,8 @@ def read_csv(path: Path, kind: str) -> Predictions:
         RunError: the file is missing or not such a table.
     """
     try:
-        rows = list(csv.DictReader(path.read_text().splitlines()))
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
         columns = {name: np.array([float(row[name]) for row in rows]) for name in rows[0] if name not in _TEXT}
         cases, subjects, datasets = (tuple(row[name] for row in rows) for name in _TEXT)
     except (OSError, KeyError, ValueError, IndexError, TypeError) as error:

@@ -36,6 +36,14 @@ def test_csv_gives_back_the_same_numbers(kind, tmp_path):
     assert all(np.array_equal(again.columns[name], column) for name, column in whole.columns.items())
 
 
+def test_any_name_survives_the_file(tmp_path):
+    names = ("a\u2028b", 'c,"d"', "e\nf")
+    whole = Predictions("regression", names, names, names, {"target": np.zeros(3), "prediction": np.ones(3)})
+    (tmp_path / "predictions.csv").write_text(to_csv(whole))
+    again = read_csv(tmp_path / "predictions.csv", "regression")
+    assert (again.cases, again.subjects, again.datasets) == (names, names, names)
+
+
 def test_damaged_csv_is_an_error(tmp_path):
     (tmp_path / "predictions.csv").write_text("case,subject,dataset,dice\nsub_1,sub_1,,high\n")
     with pytest.raises(RunError, match="no table of predictions"):
