@@ -17,6 +17,8 @@ INK = "#010203"
 _STYLE: dict[str, Any] = (
     {
         "svg.fonttype": "none",
+        # Names are text, dollars and all.
+        "text.parse_math": False,
         "font.family": "sans-serif",
         "font.size": 9,
         "axes.titlesize": 9,

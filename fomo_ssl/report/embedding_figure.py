@@ -22,6 +22,7 @@ _OTHER = "#bbbbbb"
 # Values with a colour of their own; what is left shares one.
 _MOST = len(COLOURS)
 _STYLE = {
+    "text.parse_math": False,
     "font.size": 9,
     "axes.titlesize": 9,
     "axes.labelsize": 8,

@@ -98,3 +98,9 @@ def test_the_area_under_the_drawn_curve_is_the_auroc(rows: list[tuple[int, bool]
     assert (false[0], true[0], false[-1], true[-1]) == (0, 0, 1, 1)
     assert (np.diff(false) >= 0).all()
     assert np.trapezoid(true, false) == pytest.approx(auroc(scores, labels))
+
+
+def test_dollars_in_a_name_are_text() -> None:
+    points = [(1, Interval(0.5, 0.4, 0.6, 9)), (5, Interval(0.6, 0.5, 0.7, 9))]
+    svg = figures.score_by_shots({r"pretrained $\nu$": points}, {r"pretrained $\nu$": "red"}, "Dice", "x")
+    assert r"pretrained $\nu$" in "".join(ET.fromstring(svg).itertext())
