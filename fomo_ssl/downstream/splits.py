@@ -51,7 +51,7 @@ def few_shot_splits(
     set is in the 5-shot set. For classification every prefix of the order holds the classes in about equal shares.
 
     Args:
-        shots: numbers of training subjects.
+        shots: numbers of training subjects; one given twice counts once.
         seeds: number of seeds, 0 … seeds - 1.
         n_test: number of test subjects; None takes what the largest shot leaves, at most 50.
         n_validation: subjects per seed for the curve, from what is left of the pool.
@@ -80,9 +80,8 @@ def few_shot_splits(
     for seed in range(seeds):
         order = _subject_order(task, pool, seed=seed, stream="train")
         validation = order[max(shots) : needed]
-        parts = [(k, order[:k]) for k in shots]
-        rest = (_names(validation, cases_of), _names(test, cases_of))
-        splits += [Split(k, seed, _names(train, cases_of), *rest) for k, train in parts]
+        rest = (_names(validation, trainable), _names(test, testable))
+        splits += [Split(k, seed, _names(order[:k], trainable), *rest) for k in dict.fromkeys(shots)]
     return splits
 
 
@@ -159,15 +158,16 @@ def _cases_by_subject(task: Task) -> dict[str, list[str]]:
 
 
 def _of_datasets(task: Task, cases_of: dict[str, list[str]], datasets: Sequence[str] | None) -> dict[str, list[str]]:
-    """The subjects of some datasets with their cases; None takes all."""
+    """The subjects of some datasets with their cases there; None takes all."""
     if datasets is None:
         return cases_of
-    dataset = {subject: task[names[0]].dataset for subject, names in cases_of.items()}
-    if unknown := set(datasets) - set(dataset.values()):
-        known = ", ".join(sorted(name for name in set(dataset.values()) if name))
+    present = {case.dataset for case in task.cases}
+    if unknown := set(datasets) - present:
+        known = ", ".join(sorted(name for name in present if name))
         way_out = f"It has {known}" if known else "Name datasets in participants.tsv or in the table's column dataset"
         raise TaskError(f"{task.name} has no dataset {min(unknown)}", way_out=way_out)
-    return {subject: names for subject, names in cases_of.items() if dataset[subject] in datasets}
+    kept = {subject: [name for name in names if task[name].dataset in datasets] for subject, names in cases_of.items()}
+    return {subject: names for subject, names in kept.items() if names}
 
 
 def _names(subjects: Sequence[str], cases_of: dict[str, list[str]]) -> tuple[str, ...]:

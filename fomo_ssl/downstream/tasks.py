@@ -270,4 +270,8 @@ def _choose(name: str, value: str | None, allowed: tuple[_Word, ...], root: Path
 def _check_unique(cases: Sequence[Case], root: Path) -> None:
     for first, second in pairwise(cases):
         if first.name == second.name:
-            raise TaskError(f"two cases are called {first.name}", where=root, way_out="Add a subject column")
+            raise TaskError(
+                f"two cases are called {first.name}",
+                where=root,
+                way_out="Tell them apart by columns subject and session",
+            )

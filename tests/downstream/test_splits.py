@@ -71,6 +71,23 @@ def test_one_site_trains_and_the_other_is_tested():
         assert len(split.test) == 15
 
 
+def test_a_subject_of_both_sites_trains_and_is_tested_with_the_scans_of_one():
+    task = of_two_sites(12)
+    again = [
+        replace(case, name=f"{case.name}_moved", dataset="south") for case in task.cases if case.dataset == "north"
+    ]
+    task = replace(task, cases=(*task.cases, *again))
+    for train_on, test_on in (("north", "south"), ("south", "north")):
+        for split in few_shot_splits(task, [3], 3, n_test=3, train_on=[train_on], test_on=[test_on]):
+            assert {task[name].dataset for name in split.train} == {train_on}
+            assert {task[name].dataset for name in split.test} == {test_on}
+            assert not {task[name].subject for name in split.train} & {task[name].subject for name in split.test}
+
+
+def test_shots_given_twice_are_one_unit():
+    assert [split.name for split in few_shot_splits(task_of(12), [2, 1, 2], 1)] == ["shots2_seed0", "shots1_seed0"]
+
+
 def test_the_test_subjects_do_not_depend_on_who_trains():
     task = of_two_sites(40)
     across, within = (
