@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
 from typing import Literal, TypeVar
@@ -61,7 +62,7 @@ class Task:
     def __getitem__(self, name: str) -> Case:
         return self._by_name[name]
 
-    @property
+    @cached_property
     def _by_name(self) -> dict[str, Case]:
         return {case.name: case for case in self.cases}
 

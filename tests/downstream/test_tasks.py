@@ -1,5 +1,7 @@
 import json
+import pickle
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -238,6 +240,13 @@ def test_a_label_beyond_the_stated_classes_is_named(make_task):
     (root / "task.yaml").write_text("kind: classification\nclasses: 2\n")
     with pytest.raises(TaskError, match="sub_3_ses_1: label 2 is no class of a task that states 2"):
         load_task(root)
+
+
+def test_cases_are_found_by_name_without_a_walk(make_task):
+    task = load_task(make_task("regression", 3))
+    assert task["sub_1_ses_1"] is task.cases[1]
+    assert task._by_name is task._by_name
+    assert pickle.loads(pickle.dumps(task)) == task == replace(task)
 
 
 def test_real_tasks(real_data):
