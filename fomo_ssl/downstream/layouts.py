@@ -56,7 +56,10 @@ def read_fomo(root: Path) -> RawTask:
 
 
 def read_nnunet(root: Path) -> RawTask:
-    """nnU-Net's raw dataset (`dataset.json`, `imagesTr/<case>_0000.nii.gz`, `labelsTr/<case>.nii.gz`), or MSD's."""
+    """nnU-Net's raw dataset (`dataset.json`, `imagesTr/<case>_0000.nii.gz`, `labelsTr/<case>.nii.gz`), or MSD's.
+
+    A case is a subject, but for names as in BIDS: `sub-1_ses-1` and `sub-1_ses-2` are two sessions of one.
+    """
     try:
         description = json.loads((root / "dataset.json").read_text())
         channels = description.get("channel_names") or description["modality"]
@@ -71,7 +74,9 @@ def read_nnunet(root: Path) -> RawTask:
         paths = {name: root / "imagesTr" / f"{case}_{k:04d}{suffix}" for k, name in enumerate(names)}
         if len(names) == 1 and not paths[names[0]].exists():
             paths = {names[0]: root / "imagesTr" / label.name}
-        cases.append(RawCase(case, "", {name: p for name, p in paths.items() if p.exists()}, label))
+        found = re.fullmatch(rf"({_SUBJECT.pattern})(?:_(.+))?", case)
+        subject, session = (found[1], found[2] or "") if found else (case, "")
+        cases.append(RawCase(subject, session, {name: p for name, p in paths.items() if p.exists()}, label))
     if not cases:
         raise TaskError("no labels", where=root / "labelsTr", way_out="NnU-Net keeps masks in labelsTr/")
     name = str(description.get("name") or root.name)

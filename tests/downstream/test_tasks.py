@@ -169,6 +169,26 @@ def test_nnunet_raw_dataset(tmp_path, make_task):
     assert [case.name for case in task.cases] == ["ball_0", "ball_1"]
 
 
+def test_sessions_of_an_nnunet_dataset_belong_to_their_subject(tmp_path, make_task):
+    source, root = make_task("segmentation", 1), tmp_path / "Dataset002_Sessions"
+    names = ["sub-01_ses-1", "sub-01_ses-2", "sub-02", "case_3"]
+    for folder, suffix, file in (
+        ("imagesTr", "_0000", "preprocessed/sub_0/ses_1/t1"),
+        ("labelsTr", "", "labels/sub_0/ses_1/seg"),
+    ):
+        (root / folder).mkdir(parents=True)
+        for name in names:
+            shutil.copy(source / f"{file}.nii.gz", root / folder / f"{name}{suffix}.nii.gz")
+    (root / "dataset.json").write_text(json.dumps({"channel_names": {"0": "T1"}, "labels": {"a": 1, "b": 2}}))
+    cases = load_task(root).cases
+    assert [(case.name, case.subject) for case in cases] == [
+        ("case_3", "case_3"),
+        ("sub-01_ses-1", "sub-01"),
+        ("sub-01_ses-2", "sub-01"),
+        ("sub-02", "sub-02"),
+    ]
+
+
 def test_table_of_paths(make_task, tmp_path):
     make_task("classification", 2)
     rows = [f"task_classification/preprocessed/sub_{n}/ses_1/t1.nii.gz,{n}" for n in range(2)]
