@@ -67,6 +67,9 @@ def read_nnunet(root: Path) -> RawTask:
         classes = 1 + max(int(v) for v in _nnunet_labels(description["labels"]))
     except (json.JSONDecodeError, KeyError, ValueError, TypeError, AttributeError) as error:
         raise TaskError(f"dataset.json is not nnU-Net's ({error!r})", where=root) from error
+    if "ignore" in description["labels"]:
+        what = "dataset.json has a label to ignore, which would be learned and scored as a class"
+        raise TaskError(what, where=root, way_out="Label these voxels, or leave these cases out")
     suffix = description.get("file_ending", ".nii.gz")
     cases = []
     for label in sorted((root / "labelsTr").glob(f"[!.]*{suffix}")):

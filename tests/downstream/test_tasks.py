@@ -181,6 +181,9 @@ def test_sessions_of_an_nnunet_dataset_belong_to_their_subject(tmp_path, make_ta
             shutil.copy(source / f"{file}.nii.gz", root / folder / f"{name}{suffix}.nii.gz")
     (root / "dataset.json").write_text(json.dumps({"channel_names": {"0": "T1"}, "labels": {"a": 1, "b": 2}}))
     cases = load_task(root).cases
+    (root / "dataset.json").write_text(json.dumps({"channel_names": {"0": "T1"}, "labels": {"a": 1, "ignore": 2}}))
+    with pytest.raises(TaskError, match="a label to ignore"):
+        load_task(root)
     assert [(case.name, case.subject) for case in cases] == [
         ("case_3", "case_3"),
         ("sub-01_ses-1", "sub-01"),
