@@ -68,9 +68,17 @@ def probe_bundle(bundle: Path, task: Path | str | Task | None, store: Store | Pa
 
 
 def probe_task(encoder: ReleasedEncoder, task: Task) -> Predictions:
-    """Cross-validated predictions of a task from the embeddings of its sequences, side by side."""
+    """Cross-validated predictions of a task from the embeddings of its sequences, side by side.
+
+    Raises:
+        TaskError: a segmentation, or a case that lacks a sequence.
+    """
     if task.kind == "segmentation":
         raise TaskError(f"{task.name} is a segmentation; a probe predicts numbers and classes")
+    for case in task.cases:
+        if lacking := [name for name in task.sequences if name not in case.images]:
+            what = f"{case.name} has no {lacking[0]}, and a probe joins the embeddings of all sequences"
+            raise TaskError(what, where=task.name, way_out="Set missing: skip in task.yaml")
     features = np.stack([embed_case(encoder, [case.images[name] for name in task.sequences]) for case in task.cases])
     subjects = [case.subject for case in task.cases]
     labels = np.array([float(case.label) for case in task.cases])  # type: ignore[arg-type]

@@ -46,6 +46,13 @@ def test_probe_of_a_task(make_task, bundle):
         probe_bundle(bundle, load_task(make_task("segmentation", 6)))
 
 
+def test_a_case_that_lacks_a_sequence_is_named(make_task, bundle):
+    root = make_task("regression", 6, ("flair", "t1"))
+    (root / "preprocessed/sub_1/ses_1/flair.nii.gz").unlink()
+    with pytest.raises(TaskError, match="sub_1_ses_1 has no flair"):
+        probe_bundle(bundle, load_task(root, missing="zeros"))
+
+
 @pytest.mark.parametrize("sequences", [("t1", "flair"), ("t1",)])
 def test_probe_of_a_store(tmp_path, bundle, sequences):
     from fomo_ssl.corpus.metadata import Metadata
