@@ -12,7 +12,8 @@ from fomo_ssl.corpus.quality import codes
 from fomo_ssl.corpus.schema import METADATA_COLUMNS
 
 UNKNOWN = "not known"
-SPACING_BINS = (0.0, 0.75, 1.05, 1.55, 2.05, 3.05, 5.05, float("inf"))
+# A little above the labels, each of which holds the scans of its own number.
+SPACING_BINS = (0.0, 0.775, 1.05, 1.55, 2.05, 3.05, 5.05, float("inf"))
 SPACING_LABELS = ("up to 0.75", "0.75 to 1", "1 to 1.5", "1.5 to 2", "2 to 3", "3 to 5", "above 5")
 _FOLD_AFTER = 40
 

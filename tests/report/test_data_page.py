@@ -86,3 +86,12 @@ def test_planes_keep_the_proportions_of_thick_slices():
     picture = Image.open(io.BytesIO(base64.b64decode(address.partition(",")[2])))
     assert picture.size == (60 + 60 + 80 + 6, 80)
     assert np.asarray(picture)[:9, 63:].max() == 0
+
+
+def test_a_spacing_is_counted_where_its_label_says():
+    edges = np.array([0.75, 0.8, 1.0, 1.5, 2.0, 3.0, 5.0, 6.0, np.nan])
+    counted = data_counts._binned(edges, edges)
+    assert {label: both[0] for label, both in counted.items()} == {
+        **{"up to 0.75": 1, "0.75 to 1": 2, "1 to 1.5": 1, "1.5 to 2": 1, "2 to 3": 1, "3 to 5": 1, "above 5": 1},
+        "not known": 1,
+    }
