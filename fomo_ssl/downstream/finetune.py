@@ -115,12 +115,12 @@ def _plan(
 
 
 def largest_crop(task: Task, canonical: CanonicalSpec, stride: Triple, limit: int) -> Triple:
-    """The box that holds every case of the task, in whole strides and at most `limit` voxels an axis."""
+    """The box that holds every case of the task, in whole strides and at most `limit` voxels an axis, or one stride."""
     from fomo_ssl.downstream.cases import prepare
 
     shapes = [prepare(case.images, task.sequences, canonical).image.shape[1:] for case in task.cases]
-    largest = [min(max(shape[axis] for shape in shapes), limit) for axis in range(3)]
-    x, y, z = (-(-size // step) * step for size, step in zip(largest, stride, strict=True))
+    largest = [max(shape[axis] for shape in shapes) for axis in range(3)]
+    x, y, z = (min(-(-size // step), max(1, limit // step)) * step for size, step in zip(largest, stride, strict=True))
     return x, y, z
 
 

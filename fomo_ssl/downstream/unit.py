@@ -172,8 +172,8 @@ def build_model(plan: Plan, unit: Unit, train: Sequence[Example]) -> TaskModel:
         crop_foreground=plan.canonical.crop_foreground,
         normalisation=plan.canonical.normalisation,
         target_mean=float(values.mean()) if regression else 0.0,
-        # One case, or equal targets, have no spread; 1 keeps the unit of the label.
-        target_std=float(values.std()) or 1.0 if regression else 1.0,
+        # One case, or equal targets, have no spread but rounding; 1 keeps the unit of the label.
+        target_std=float(values.std()) if regression and np.ptp(values) > 0 else 1.0,
         missing=task.missing,
         pool=recipe.pool,
         pool_maps=recipe.pool_maps,

@@ -12,7 +12,7 @@ from fomo_ssl.core.errors import BundleError, NonFiniteLossError, RunError, Task
 from fomo_ssl.downstream import inference
 from fomo_ssl.downstream.batches import BatchStream, TaskBatch
 from fomo_ssl.downstream.cases import load_example
-from fomo_ssl.downstream.finetune import _plan, finetune
+from fomo_ssl.downstream.finetune import _plan, finetune, largest_crop
 from fomo_ssl.downstream.inference import predict_case, predict_mask
 from fomo_ssl.downstream.losses import dice_cross_entropy
 from fomo_ssl.downstream.models import TaskModel, TaskSpec, load_model
@@ -273,6 +273,24 @@ def test_a_mask_with_more_classes_than_the_task_is_named(make_task, bundle, tmp_
     task = load_task(root)
     with pytest.raises(TaskError, match=r"seg\.nii\.gz: label 2 is no class of a task that states 2"):
         run_small(make_task, bundle, tmp_path / "run", task=task, splits=few_shot_splits(task, [1], 1, n_test=1))
+
+
+def test_equal_targets_keep_the_unit_of_the_label(make_task, bundle, tmp_path):
+    root = make_task("regression", 4)
+    for label in root.glob("labels/*/*/label.txt"):
+        label.write_text("30.1")
+    task = load_task(root)
+    assert np.std([30.1] * 3) > 0
+    splits, recipe = few_shot_splits(task, [3], 1, n_test=1), replace(QUICK, steps=1)
+    run_small(make_task, bundle, tmp_path / "run", task=task, splits=splits, recipe=recipe, scratch=False)
+    assert load_model(tmp_path / "run/units/shots3_seed0_pretrained/bundle").spec.target_std == 1.0
+
+
+@pytest.mark.parametrize(("limit", "crop"), [(96, (24, 24, 24)), (20, (16, 16, 16)), (4, (8, 8, 8))])
+def test_the_crop_holds_every_case_within_the_limit(make_task, limit, crop):
+    # 20 x 24 x 18 voxels
+    task = load_task(make_task("regression", 2))
+    assert largest_crop(task, CanonicalSpec(1.0, crop_foreground=False), (8, 8, 8), limit) == crop
 
 
 def test_scratch_alone_needs_an_encoder(make_task, tmp_path):
