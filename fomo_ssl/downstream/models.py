@@ -115,12 +115,21 @@ def pretrained_encoder(
         seed: of those weights.
 
     Raises:
-        BundleError: see `load_weights`.
+        BundleError: see `load_weights`; also a bundle whose encoder joins several sequences itself, for `late`,
+            `concat` and `separate`.
     """
-    if fusion == "separate" and sequences > 1:
-        return PerSequence([load_weights(bundle, 1) for _ in range(sequences)])
     if fusion != "early" and sequences > 1:
-        return LateFusion(load_weights(bundle, 1), sequences, concat=fusion == "concat")
+        try:
+            one = load_weights(bundle, 1)
+        except BundleError as error:
+            joined = load_config(bundle).in_channels
+            if joined == 1:
+                raise
+            what = f"its encoder reads {joined} sequences at once, fusion={fusion} wants one that reads one"
+            raise BundleError(what, where=bundle, way_out="Set fusion=early, or give another bundle") from error
+        if fusion == "separate":
+            return PerSequence([one, *(load_weights(bundle, 1) for _ in range(sequences - 1))])
+        return LateFusion(one, sequences, concat=fusion == "concat")
     mixing = torch.Generator().manual_seed(sample_key(seed, 0, "stem")) if inflation == "random" else None
     return load_weights(bundle, sequences, mixing)
 

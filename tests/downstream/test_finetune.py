@@ -15,7 +15,7 @@ from fomo_ssl.downstream.cases import load_example
 from fomo_ssl.downstream.finetune import _plan, finetune, largest_crop
 from fomo_ssl.downstream.inference import predict_case, predict_mask
 from fomo_ssl.downstream.losses import dice_cross_entropy
-from fomo_ssl.downstream.models import TaskModel, TaskSpec, load_model
+from fomo_ssl.downstream.models import TaskModel, TaskSpec, load_model, pretrained_encoder
 from fomo_ssl.downstream.module import FinetuneModule
 from fomo_ssl.downstream.recipe import Recipe
 from fomo_ssl.downstream.scores import read_csv
@@ -418,6 +418,19 @@ def test_a_pretrained_stem_for_several_sequences(make_task, bundle, tmp_path, in
     first, second = model.encoder.state_dict()[f"{model.encoder.stem}.weight"].unbind(dim=1)
     assert torch.equal(first, second) == (inflation == "mean")
     assert predict_case(tmp_path / "run/units/shots2_seed0_pretrained/bundle", task.cases[0].images) >= 0.0
+
+
+@pytest.mark.parametrize("name", ["unet_t", "per_sequence"])
+def test_an_encoder_of_several_sequences_is_not_fused_again(tmp_path, name):
+    arguments = (
+        {"channels": (4, 8)} if name == "unet_t" else {"encoder": "unet_t", "encoder_args": {"channels": (4, 8)}}
+    )
+    config = BundleConfig(name, arguments, 2, InputContract(("flair", "t1"), 1.0, 2.0, (16, 16, 16)), {})
+    save_bundle(tmp_path / "two", create_encoder(name, 2, **arguments), config)
+    assert pretrained_encoder(tmp_path / "two", 2, "early").in_channels == 2
+    for fusion in ("late", "concat", "separate"):
+        with pytest.raises(BundleError, match=f"2 sequences at once, fusion={fusion}.*fusion=early"):
+            pretrained_encoder(tmp_path / "two", 2, fusion)
 
 
 def test_lora_leaves_a_plain_bundle_and_all_else_of_the_encoder_alone(make_task, tmp_path):
