@@ -3,7 +3,7 @@
 import csv
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,12 @@ _SUFFIXES = (".nii.gz", ".nii")
 _SUBJECT = re.compile(r"sub(?:[-_][0-9A-Za-z]+|\d+)")
 
 
-def read_layout(path: Path) -> RawTask:
+def read_layout(path: Path, kind: str | None = None) -> RawTask:
     """Recognise the layout of `path` and list its cases.
+
+    Args:
+        path: of the task.
+        kind: that is wanted, where a case has both a mask and a number.
 
     Raises:
         TaskError: the path is missing or looks like no known layout.
@@ -29,7 +33,7 @@ def read_layout(path: Path) -> RawTask:
     if (path / "dataset.json").is_file():
         return read_nnunet(path)
     if (path / "preprocessed").is_dir():
-        return read_fomo(path)
+        return read_fomo(path, kind)
     raise TaskError(
         "this is no task: neither preprocessed/ and labels/, nor dataset.json, nor a CSV table",
         where=path,
@@ -37,21 +41,27 @@ def read_layout(path: Path) -> RawTask:
     )
 
 
-def read_fomo(root: Path) -> RawTask:
-    """FOMO: `preprocessed/sub_X/ses_Y/<sequence>.nii.gz`, `labels/sub_X[/ses_Y]/{seg.nii.gz,label.txt}`."""
+def read_fomo(root: Path, kind: str | None = None) -> RawTask:
+    """FOMO: `preprocessed/sub_X/ses_Y/<sequence>.nii.gz`, `labels/sub_X[/ses_Y]/{seg.nii.gz,label.txt}`.
+
+    Of both, as the infarcts of FOMO25 have them, the mask is the label of a segmentation only.
+    """
     cases, unlabelled = [], 0
+    stated = {"name": root.name} | _task_yaml(root / "task.yaml")
+    names = ("label.txt", "seg.nii.gz")
+    if (kind or stated.get("kind")) == "segmentation":
+        names = names[::-1]
     datasets = _datasets(root / "participants.tsv")
     for folder in sorted(p for p in (root / "preprocessed").glob("*/*") if p.is_dir()):
         images = {_stem(p): p for p in sorted(folder.iterdir()) if p.name.endswith(_SUFFIXES)}
         subject, session = folder.parent.name, folder.name
-        label = _fomo_label(root / "labels" / subject, session)
+        label = _fomo_label(root / "labels" / subject, session, names)
         if images and label is not None:
             cases.append(RawCase(subject, session, images, label, datasets.get(subject, "")))
         unlabelled += bool(images) and label is None
     if not cases:
         raise TaskError("no labels", where=root, way_out="Put seg.nii.gz or label.txt under labels/sub_X/ses_1/")
     notes = (f"{unlabelled} sessions have no label and were left out",) if unlabelled else ()
-    stated = {"name": root.name} | _task_yaml(root / "task.yaml")
     return RawTask(root=root, cases=cases, notes=notes, **stated)
 
 
@@ -130,13 +140,10 @@ def _table_case(table: Path, row: Mapping[str, str], names: Mapping[str, str], d
     return RawCase(subject, session, paths, label, row.get("dataset") or datasets.get(subject, ""))
 
 
-def _fomo_label(folder: Path, session: str) -> Path | str | None:
-    for place in (folder / session, folder):
-        if (place / "seg.nii.gz").is_file():
-            return place / "seg.nii.gz"
-        if (place / "label.txt").is_file():
-            return (place / "label.txt").read_text().strip()
-    return None
+def _fomo_label(folder: Path, session: str, names: Sequence[str]) -> Path | str | None:
+    found = (place / name for place in (folder / session, folder) for name in names if (place / name).is_file())
+    label = next(found, None)
+    return label.read_text().strip() if label is not None and label.suffix == ".txt" else label
 
 
 def _datasets(participants: Path) -> dict[str, str]:

@@ -119,7 +119,7 @@ def load_task(
     """
     from fomo_ssl.downstream.layouts import read_layout
 
-    raw = read_layout(Path(path))
+    raw = read_layout(Path(path), kind)
     if not raw.cases:
         raise TaskError("no case with an image and a label", where=raw.root, way_out="Labels go to labels/sub_X/ses_1/")
     notes = list(raw.notes)

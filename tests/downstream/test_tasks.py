@@ -49,6 +49,21 @@ def test_label_may_lie_beside_the_sessions(make_task):
     assert [case.label for case in load_task(root).cases] == [0, 1]
 
 
+def test_masks_beside_numbers_are_the_label_of_a_segmentation_only(make_task):
+    root, masks = make_task("classification", 4), make_task("segmentation", 4)
+    for place in ("labels/sub_1/ses_1", "labels/sub_3/ses_1"):
+        shutil.copy(masks / place / "seg.nii.gz", root / place)
+    assert find_kind(root) == load_task(root).kind == "classification"
+    assert load_task(root, kind="classification").labels == [0, 1, 0, 1]
+    with pytest.raises(TaskError, match="the label '0' is no mask"):
+        load_task(root, kind="segmentation")
+    for place in ("labels/sub_0/ses_1", "labels/sub_2/ses_1"):
+        shutil.copy(masks / place / "seg.nii.gz", root / place)
+    assert load_task(root, kind="segmentation").classes == 3
+    (root / "task.yaml").write_text("kind: segmentation\n")
+    assert find_kind(root) == load_task(root).kind == "segmentation"
+
+
 def test_participants_give_the_dataset(make_task):
     root = make_task("regression", 2)
     (root / "participants.tsv").write_text("participant_id\tdataset\nsub_0\tIXI\nsub_1\tother\n")
