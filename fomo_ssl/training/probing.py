@@ -3,11 +3,13 @@
 from typing import Any, Literal
 
 import numpy as np
-from jaxtyping import Float, Float64
+from jaxtyping import Float, Float64, Int
 
 Kind = Literal["classification", "regression"]
 
 NEIGHBOURS = 10
+_BLOCK = 2**24
+"""Similarities that are held at a time."""
 _TEMPERATURE = 0.07  # of the neighbours' votes, as in Wu et al. 2018 (arXiv 1805.01978)
 
 
@@ -37,10 +39,12 @@ def nearest_neighbours(
     win. Without the centring, the mean that all embeddings share would leave the cosines no room.
     """
     mean = fit.mean(axis=0)
-    similarity = _unit(test - mean) @ _unit(fit - mean).T
-    k = min(NEIGHBOURS, len(fit))
-    nearest = np.argsort(-similarity, axis=1, kind="stable")[:, :k]
-    weights = np.exp((np.take_along_axis(similarity, nearest, axis=1) - 1.0) / _TEMPERATURE)
+    known, asked = _unit(fit - mean), _unit(test - mean)
+    # In blocks: the similarities of a corpus with itself do not fit into memory.
+    rows = max(1, _BLOCK // len(fit))
+    found = [_nearest(asked[start : start + rows], known) for start in range(0, len(asked), rows)]
+    nearest, similarity = (np.concatenate(parts) for parts in zip(*found, strict=True))
+    weights = np.exp((similarity - 1.0) / _TEMPERATURE)
     weights /= weights.sum(axis=1, keepdims=True)
     voted = labels[nearest]
     if kind == "regression":
@@ -50,6 +54,16 @@ def nearest_neighbours(
     votes = np.stack([(weights * (voted == c)).sum(axis=1) for c in classes], axis=1) / counts
     winners: Float64[np.ndarray, "m"] = classes[votes.argmax(axis=1)]
     return winners
+
+
+def _nearest(
+    asked: Float64[np.ndarray, "m e"], known: Float64[np.ndarray, "n e"]
+) -> tuple[Int[np.ndarray, "m k"], Float64[np.ndarray, "m k"]]:
+    """The most similar rows of `known` for each row of `asked`, and how similar they are."""
+    similarity = asked @ known.T
+    # A copy, since a view would keep the order of all of them.
+    nearest = np.argsort(-similarity, axis=1, kind="stable")[:, :NEIGHBOURS].copy()
+    return nearest, np.take_along_axis(similarity, nearest, axis=1)
 
 
 def probe(

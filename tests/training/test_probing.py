@@ -3,6 +3,7 @@ import math
 import numpy as np
 import pytest
 
+from fomo_ssl.training import probing
 from fomo_ssl.training.probing import NEIGHBOURS, Kind, nearest_neighbours, probe
 
 GENERATOR = np.random.default_rng(0)
@@ -31,6 +32,22 @@ def test_neighbours_equal_the_plain_loop(kind: Kind) -> None:
     labels = GENERATOR.integers(0, 3, 40).astype(float) if kind == "classification" else GENERATOR.normal(size=40)
     found = nearest_neighbours(fit, labels, test, kind)
     assert found == pytest.approx([plain_neighbours(fit, labels, point, kind) for point in test])
+
+
+def test_neighbours_are_the_same_in_blocks_and_need_no_matrix_of_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    fit, test, labels = GENERATOR.normal(size=(40, 5)), GENERATOR.normal(size=(15, 5)), GENERATOR.normal(size=40)
+    whole, sizes, original = nearest_neighbours(fit, labels, test, "regression"), [], probing._nearest
+
+    def watched(asked: np.ndarray, known: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        found = original(asked, known)
+        assert all(part.base is None and part.size <= NEIGHBOURS * len(asked) for part in found)
+        sizes.append(len(asked) * len(known))
+        return found
+
+    monkeypatch.setattr(probing, "_BLOCK", 200)
+    monkeypatch.setattr(probing, "_nearest", watched)
+    np.testing.assert_allclose(nearest_neighbours(fit, labels, test, "regression"), whole)
+    assert (len(sizes), max(sizes)) == (3, 200)
 
 
 def test_what_the_embeddings_hold_is_found_beside_a_baseline() -> None:
