@@ -33,7 +33,7 @@ class Recipe:
         foreground: share of segmentation crops that aim at a foreground voxel.
         augment, switches: preset of `Augmenter`, and its transforms switched off, on, or given other values.
         ema: decay of the running mean of the weights that is tested; 0 tests the last weights.
-        precision: `auto` or one of Lightning's names, such as `bf16-mixed`.
+        precision: `auto`, `32-true`, `bf16-mixed` or `16-mixed`.
         fusion: several sequences enter one stem (`early`), or each its own pass, whose maps are averaged (`late`) or
             put side by side (`concat`), or each an encoder of its own (`separate`).
         inflation: how the stem of a one-sequence bundle reads several, see `pretrained_encoder`.

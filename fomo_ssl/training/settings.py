@@ -24,7 +24,7 @@ class RunConfig:
         crop: voxels along x, y, z.
         seed: of the split, the order, the crops and the augmentation; weights are seeded before they are built.
         optim, data: optimizer and data settings.
-        precision: `auto` or one of Lightning's names.
+        precision: `auto`, `32-true`, `bf16-mixed` or `16-mixed`.
         compile: compile the network's blocks: minutes at the start, then faster steps on a GPU.
         grad_checkpointing: recompute activations in the backward pass: less memory, slower steps, the same result.
         checkpoint_every, preview_every: samples between checkpoints, and between looks at held-out scans.

@@ -33,6 +33,10 @@ _OURS = {
 }
 
 
+PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
+"""Those of Lightning's names with weights of 32 bits, which input, augmentation and optimizer are made for."""
+
+
 def check_options(options: Mapping[str, Any]) -> dict[str, Any]:
     """Arguments for Lightning's Trainer, as given.
 
@@ -49,12 +53,23 @@ def check_options(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def choose_precision(precision: str, accelerator: str) -> str:
-    """`auto` as a name that Lightning knows: the fastest that trains well on the device at hand."""
-    if precision != "auto":
-        return precision
-    if accelerator in ("cpu", "mps") or not torch.cuda.is_available():
-        return "32-true"
-    return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "16-mixed"
+    """The name of a precision; of `auto`, the fastest that trains well on the device at hand.
+
+    Raises:
+        ConfigError: no such precision, or 16-mixed without a GPU, where Lightning would take bf16-mixed instead.
+    """
+    on_gpu = accelerator not in ("cpu", "mps") and torch.cuda.is_available()
+    if precision == "auto":
+        if not on_gpu:
+            return "32-true"
+        return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "16-mixed"
+    if precision not in PRECISIONS:
+        near = difflib.get_close_matches(precision, PRECISIONS, n=1, cutoff=0.3)
+        hint = f"Did you mean {near[0]}?" if near else "Give auto"
+        raise ConfigError(f"precision={precision} is none of auto, {', '.join(PRECISIONS)}", way_out=hint)
+    if precision == "16-mixed" and not on_gpu:
+        raise ConfigError("precision=16-mixed needs a GPU", way_out="Give bf16-mixed, or 32-true")
+    return precision
 
 
 def build_trainer(

@@ -238,9 +238,22 @@ def test_precision() -> None:
     assert choose_precision("bf16-mixed", "cpu") == "bf16-mixed"
 
 
-def test_unknown_precision_is_one_error(store: Path, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="precision"):
-        small_run(store, tmp_path / "run", precision="bf17")
+@pytest.mark.parametrize(
+    ("precision", "message"),
+    [
+        ("bf17", "is none of auto, 32-true"),
+        ("bf16", "Did you mean bf16-mixed"),
+        ("bf16-true", "Did you mean bf16-mixed"),
+        ("64-true", "Did you mean 32-true"),
+        ("16-mixed", "needs a GPU"),
+    ],
+)
+def test_a_precision_that_cannot_be_is_one_line_and_takes_no_folder(
+    store: Path, tmp_path: Path, precision: str, message: str
+) -> None:
+    with pytest.raises(ConfigError, match=f"precision={precision}.*{message}"):
+        small_run(store, tmp_path / "run", precision=precision)
+    assert not (tmp_path / "run").exists()
 
 
 def test_bf16_on_cpu(store: Path, tmp_path: Path) -> None:
