@@ -119,7 +119,7 @@ def check_device(cuda_build: str | None, devices: list[str], bf16: bool, driver:
     """The accelerator: names, bf16, and the two usual reasons why a card is not seen."""
     if devices:
         precision = "bf16" if bf16 else "no bf16"
-        way_out = "" if bf16 else "train with trainer.precision=32-true"
+        way_out = "" if bf16 else "nothing is to be done: precision=auto takes 16-mixed; 32-true is slower and safer"
         return Row("accelerator", Level.OK if bf16 else Level.WARN, f"{', '.join(devices)} ({precision})", way_out)
     if driver and cuda_build is None:
         return Row("accelerator", Level.WARN, "an NVIDIA driver, but torch is a CPU-only build", _PAIR)
@@ -214,7 +214,9 @@ def _device() -> Row:
 
     devices = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     driver = Path("/proc/driver/nvidia/version").exists() or shutil.which("nvidia-smi") is not None
-    return check_device(torch.version.cuda, devices, bool(devices) and torch.cuda.is_bf16_supported(), driver)
+    # As `training.trainer.choose_precision` asks: older cards emulate it, at a fraction of their speed.
+    bf16 = bool(devices) and torch.cuda.is_bf16_supported(including_emulation=False)
+    return check_device(torch.version.cuda, devices, bf16, driver)
 
 
 def _cores() -> float:

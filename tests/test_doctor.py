@@ -1,3 +1,4 @@
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -5,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from fomo_ssl import doctor
+from fomo_ssl.config import compose
 from fomo_ssl.doctor import Level, Package
 
 NMS = "RuntimeError: operator torchvision::nms does not exist"
@@ -20,6 +22,15 @@ def test_torchvision_series_follows_torch(torch: str, series: str | None) -> Non
 
 def pair(torch: str, torchvision: str, error: str | None = None) -> doctor.Row:
     return doctor.check_torchvision(Package("torch", torch), Package("torchvision", torchvision, error))
+
+
+def test_a_card_that_emulates_bf16_is_told_as_training_takes_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "Tesla T4")
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation)
+    assert doctor._device().found == "Tesla T4 (no bf16)"
 
 
 @pytest.mark.parametrize(
@@ -74,7 +85,10 @@ def test_accelerator_verdicts() -> None:
     assert doctor.check_device("13.0", [], False, driver=False).level is Level.OK
     assert "CPU-only build" in doctor.check_device(None, [], False, driver=True).found
     assert "CUDA_VISIBLE_DEVICES" in doctor.check_device("13.0", [], False, driver=True).way_out
-    assert doctor.check_device("13.0", ["Tesla V100"], False, driver=True).level is Level.WARN
+    without = doctor.check_device("13.0", ["Tesla V100"], False, driver=True)
+    assert without.level is Level.WARN
+    for word in re.findall(r"([\w.]+)=", without.way_out):
+        assert word in compose("pretrain", ["store=s"]), "a key of the command"
     assert doctor.check_device("13.0", ["H100"], True, driver=True).level is Level.OK
 
 
