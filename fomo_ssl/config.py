@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 Main = Callable[[dict[str, Any]], None]
 
+# Groups whose values are arguments of something that checks them itself.
+_CHECKED_LATER = ("encoder", "objective", "augment", "trainer", "logger")
+
 # Hydra must neither write folders of its own for a single run nor touch the log handlers of the process.
 _QUIET = (
     "hydra.run.dir=.",
@@ -90,9 +93,11 @@ def compose(config_name: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
 
     try:
         with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
-            return _plain(hydra.compose(config_name, list(overrides)))
+            values = _plain(hydra.compose(config_name, list(overrides)))
     except Exception as error:
-        raise _explain(error, config_name) from error
+        raise _explain(error, config_name, overrides) from error
+    _refuse_unknown(values, _known(config_name))
+    return values
 
 
 def help_text(config_name: str, description: str) -> str:
@@ -112,18 +117,20 @@ def _run(main: Main, config_name: str, argv: list[str], sweep: Path | None) -> l
     from hydra.core.hydra_config import HydraConfig
 
     parent, failures = os.getpid(), list[Exception]()
+    known = _known(config_name)  # before Hydra begins: it composes one configuration at a time
 
     def task(config: "DictConfig") -> None:
         try:
             values = _plain(config)
             if sweep is not None:
                 values["run"] = HydraConfig.get().runtime.output_dir
+            _refuse_unknown(values, known)
             main(values)
         except Exception as error:
             if os.getpid() != parent:
                 raise
             # Raised after Hydra is done: it would print a line of its own, and the other runs of a sweep should go on.
-            failures.append(_explain(error, config_name))
+            failures.append(_explain(error, config_name, argv))
             if sweep is not None:
                 print(f"fomo_ssl: a run of the sweep failed: {failures[-1]}", file=sys.stderr)
 
@@ -138,7 +145,7 @@ def _run(main: Main, config_name: str, argv: list[str], sweep: Path | None) -> l
     try:
         hydra.main(config_path=str(conf_dir()), config_name=config_name, version_base="1.3")(task)()
     except Exception as error:
-        raise _explain(error, config_name) from error
+        raise _explain(error, config_name, argv) from error
     finally:
         sys.argv = saved[0]
         if saved[1] is None:
@@ -152,6 +159,26 @@ def _refuse_sections(argv: Sequence[str], config_name: str) -> None:
         if isinstance(value, dict) and any(a.startswith(f"{key}=") for a in argv):
             inner = ", ".join(f"{key}.{name}" for name in value)
             raise ConfigError(f"{key} is a section and takes no value", way_out=f"Give one of {inner}")
+
+
+def _refuse_unknown(values: dict[str, Any], known: dict[str, bool], prefix: str = "") -> None:
+    """Stop at a key that nothing reads: Hydra takes any with `+`, and from a file of one's own.
+
+    Raises:
+        ConfigError: with near names.
+    """
+    for key, value in values.items():
+        name = f"{prefix}{key}"
+        if name not in known:
+            raise ConfigError(f"unknown key {name!r}", way_out=_near(name, sorted(known)))
+        if isinstance(value, dict) and known[name]:
+            _refuse_unknown(value, known, f"{name}.")
+
+
+def _known(config_name: str) -> dict[str, bool]:
+    """Dotted names of all keys, and whether what is in them is known too: data sets have names of the user's."""
+    known, groups = {name: value != {} for name, value in _leaves(_defaults(config_name))}, _groups(config_name)
+    return known | {name: False for name in _CHECKED_LATER if name in known or name in groups}  # a group may be empty
 
 
 def _sweep_folder(argv: Sequence[str]) -> Path:
@@ -174,7 +201,7 @@ def _plain(config: "DictConfig") -> dict[str, Any]:
     return {str(key): value for key, value in values.items()} if isinstance(values, dict) else {}
 
 
-def _explain(error: Exception, config_name: str) -> Exception:
+def _explain(error: Exception, config_name: str, overrides: Sequence[str]) -> Exception:
     """Hydra's and OmegaConf's errors as one line with near names; other errors as they are."""
     from hydra.errors import HydraException, MissingConfigException
     from omegaconf.errors import OmegaConfBaseException
@@ -187,7 +214,8 @@ def _explain(error: Exception, config_name: str) -> Exception:
     unknown = re.search(r"Could not (?:override|delete[^']*) '([^'@]+)", str(error))
     if unknown:
         key = unknown[1].removesuffix(".yaml")
-        return ConfigError(f"unknown key {key!r}", way_out=_near(key, list(_keys(config_name))))
+        known = [name for name, _ in _leaves(_defaults(config_name, overrides))]
+        return ConfigError(f"unknown key {key!r}", way_out=_near(key, known))
     return ConfigError(" ".join(str(error).split()), way_out="See --help")
 
 
@@ -196,22 +224,24 @@ def _near(name: str, known: Sequence[str]) -> str:
     return f"Did you mean {', '.join(near)}?" if near else f"Known: {', '.join(sorted(known))}"
 
 
-def _keys(config_name: str) -> Iterator[str]:
-    """Dotted names of all values and groups of the default configuration."""
+def _defaults(config_name: str, overrides: Sequence[str] = ()) -> "DictConfig":
+    """The configuration with nothing set, but the groups that a command line chooses."""
     import hydra
 
+    groups = _groups(config_name)
+    chosen = [word for word in overrides if word.partition("=")[0] in groups and "," not in word]
     with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        config = hydra.compose(config_name)
-    yield from _leaves(config)
+        return hydra.compose(config_name, chosen)
 
 
-def _leaves(config: "DictConfig", prefix: str = "") -> Iterator[str]:
+def _leaves(config: "DictConfig", prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted names of all values and sections, and what is there."""
     from omegaconf import DictConfig, OmegaConf
 
     for key in config:
         name = f"{prefix}{key!s}"
-        yield name
         value = None if OmegaConf.is_missing(config, key) else config[key]
+        yield name, value
         if isinstance(value, DictConfig):
             yield from _leaves(value, f"{name}.")
 

@@ -19,6 +19,7 @@ run: null
 depth: 2
 budget:
   samples: 1e6
+weights: {}
 hydra:
   sweep:
     subdir: ${hydra.job.num}_${size.name}
@@ -69,6 +70,7 @@ def test_main_gets_plain_values_and_no_folder_appears(conf: Path) -> None:
             "run": None,
             "depth": 3,
             "budget": {"samples": 1e6},
+            "weights": {},
             "size": {"name": "large", "width": 16},
         }
     ]
@@ -79,6 +81,33 @@ def test_main_gets_plain_values_and_no_folder_appears(conf: Path) -> None:
 def test_misspelt_key(conf: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "unknown key 'dept'. Did you mean depth" in one_line(capsys, "store=a", "dept=3")
     assert "budget.samples" in one_line(capsys, "store=a", "budget.sample=3")
+
+
+@pytest.mark.parametrize(
+    ("added", "message"),
+    [
+        ("+dept=3", "unknown key 'dept'. Did you mean depth"),
+        ("+budget.sample=3", "unknown key 'budget.sample'. Did you mean budget.samples"),
+        ("+size.widht=3", "unknown key 'size.widht'. Did you mean size.width"),
+        ("+recipe=mine", "unknown key 'budget.sample'. Did you mean budget.samples"),
+    ],
+)
+def test_a_key_that_nothing_reads(conf: Path, capsys: pytest.CaptureFixture[str], added: str, message: str) -> None:
+    """Hydra takes any key with a plus, and any from a file of one's own."""
+    (conf / "recipe").mkdir()
+    (conf / "recipe" / "mine.yaml").write_text("# @package _global_\nbudget:\n  sample: 3\n")
+    assert message in one_line(capsys, "store=a", added)
+    with pytest.raises(ConfigError, match=message):
+        compose("tool", ["store=a", added])
+
+
+def test_names_of_the_users_own_are_free(conf: Path) -> None:
+    assert run("store=a", "+weights.OASIS=2")[0]["weights"] == {"OASIS": 2}
+
+
+def test_near_names_are_those_of_the_chosen_option(conf: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (conf / "size" / "deep.yaml").write_text("name: deep\nlayers: 8\n")
+    assert "Did you mean size.layers" in one_line(capsys, "store=a", "size=deep", "size.layer=3")
 
 
 def test_misspelt_group(conf: Path, capsys: pytest.CaptureFixture[str]) -> None:

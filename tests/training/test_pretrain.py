@@ -136,6 +136,10 @@ def test_mistakes_in_values(capsys: pytest.CaptureFixture[str], store: Path, tmp
         ("objective.mask_ratio=7", "objective refuses"),
         ("data.held_out=9", "held_out=9"),
         ("+trainer.acelerator=cpu", "trainer.acelerator"),
+        ("+data.worker=8", "unknown key 'data.worker'. Did you mean data.workers"),
+        ("+optim.momentum=0.9", "unknown key 'optim.momentum'"),
+        ("objective=moco objective.queu=8", "Did you mean objective.queue"),
+        ("+data.dataset_weights.nowhere=2", "the store holds no dataset 'nowhere'"),
         ("optim.betas=0.9", "optim.betas"),
         ("optim.betas=[0.9,1.5]", "optim.betas"),
         ("data.dataset_weights=3", "data.dataset_weights"),
@@ -144,7 +148,7 @@ def test_mistakes_in_values(capsys: pytest.CaptureFixture[str], store: Path, tmp
         ("trainer.num_nodes=two", "trainer.num_nodes"),
         ("trainer.num_nodes=2", "asks for 2 devices"),
     ):
-        message = one_line(capsys, f"store={store}", f"run={tmp_path / 'r'}", "encoder=resenc_t", override)
+        message = one_line(capsys, f"store={store}", f"run={tmp_path / 'r'}", "encoder=resenc_t", *override.split())
         assert expected in message
     assert not (tmp_path / "r").exists()
 
