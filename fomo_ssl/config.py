@@ -287,6 +287,18 @@ def number(value: Any, key: str, minimum: float = 0.0) -> float:
     return float(value)
 
 
+def share(value: Any, key: str) -> float:
+    """A part of a whole, 0 to 1.
+
+    Raises:
+        ConfigError: no number, or outside; a count, such as of steps, is meant then.
+    """
+    part = number(value, key)
+    if part > 1.0:
+        raise ConfigError(f"{key}={value} is a share and no count: at most 1", way_out=f"Give {key}=0.05, for 5 %")
+    return part
+
+
 def triple(value: Any, key: str) -> tuple[int, int, int]:
     """Three positive whole numbers along x, y, z; one number stands for three.
 

@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from fomo_ssl.config import boolean, choice, hydra_main, integer, number, triple
+from fomo_ssl.config import boolean, choice, hydra_main, integer, number, share, triple
 from fomo_ssl.core.errors import CollapseError, ConfigError
 
 if TYPE_CHECKING:
@@ -184,6 +184,7 @@ def build_optim(values: Mapping[str, Any]) -> "OptimConfig":
     if max(first, second) >= 1.0:
         raise ConfigError(f"optim.betas={betas} are not below 1", way_out="Give optim.betas=[0.9,0.95]")
     named = {name: number(values[name], f"optim.{name}") for name in values if name not in ("betas", "schedule")}
+    named |= {name: share(values[name], f"optim.{name}") for name in ("warmup", "tail") if name in values}
     schedule: Any = choice(values["schedule"], "optim.schedule", ("cosine", "constant"))
     return OptimConfig(betas=(first, second), schedule=schedule, **named)
 
@@ -197,7 +198,7 @@ def build_data(values: Mapping[str, Any]) -> "DataConfig":
         raise ConfigError(f"data.sequences={sequences} is no list", way_out=f"Give data.sequences=[{sequences}]")
     held_out = values["held_out"]
     return DataConfig(
-        held_out=held_out if isinstance(held_out, int) else number(held_out, "data.held_out"),
+        held_out=held_out if type(held_out) is int else number(held_out, "data.held_out"),
         sequences=None if sequences is None else tuple(sequences),
         dataset_weights=_weights(values, "dataset_weights"),
         sequence_weights=_weights(values, "sequence_weights"),
@@ -219,7 +220,7 @@ def build_health(values: Mapping[str, Any]) -> "HealthConfig":
         crops=integer(values["crops"], "health.crops"),
         pictures=integer(values["pictures"], "health.pictures", 0),
         alarm=alarm,
-        warmup=number(values["warmup"], "health.warmup"),
+        warmup=share(values["warmup"], "health.warmup"),
         looks=integer(values["looks"], "health.looks"),
         min_spread=number(values["min_spread"], "health.min_spread"),
         min_rankme=number(values["min_rankme"], "health.min_rankme"),

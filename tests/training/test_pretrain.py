@@ -145,6 +145,10 @@ def test_mistakes_in_values(capsys: pytest.CaptureFixture[str], store: Path, tmp
         ("data.dataset_weights=3", "data.dataset_weights"),
         ("data.sequences=T1", "data.sequences"),
         ("data.held_out=few", "data.held_out"),
+        ("data.held_out=true", "data.held_out=True is no number"),
+        ("optim.warmup=1000", "optim.warmup=1000 is a share and no count"),
+        ("optim.tail=2", "optim.tail=2 is a share"),
+        ("health.warmup=10", "health.warmup=10 is a share"),
         ("trainer.num_nodes=two", "trainer.num_nodes"),
         ("trainer.num_nodes=2", "asks for 2 devices"),
     ):
