@@ -2,15 +2,16 @@
 
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 
-from fomo_ssl.core.errors import RunError
+from fomo_ssl.core.errors import RunError, StoreError
 from fomo_ssl.core.files import write_text
 from fomo_ssl.data.augment import Augmenter
-from fomo_ssl.data.loader import named_worker_death
+from fomo_ssl.data.loader import UnreadableScan, named_worker_death
 from fomo_ssl.layers.recompute import set_grad_checkpointing
 from fomo_ssl.training.callbacks.cost import Cost
 from fomo_ssl.training.callbacks.health import Health
@@ -55,7 +56,8 @@ def fit(run: Path, module: PretrainModule, source: CropSource, config: RunConfig
         # Saving comes after everything whose state it saves, or whose files it must not run ahead of.
         callbacks.append(cost)
         callbacks += [Profiling(run / "profile")] if config.profile else []
-        callbacks += [*_previews(run, module, source, config), *([health] if health else []), saving]
+        previews = _previews(run, module, source, config, lambda error: unreadable(UnreadableScan(start, error)))
+        callbacks += [*previews, *([health] if health else []), saving]
         callbacks.append(ProgressBar(recorder, config.steps * config.batch_size, health))
     else:
         callbacks.append(saving)
@@ -126,8 +128,14 @@ def _leave(module: PretrainModule, saving: Saving) -> None:
     raise SystemExit(128 + saving.stopped_by)
 
 
-def _previews(run: Path, module: PretrainModule, source: CropSource, config: RunConfig) -> list[L.Callback]:
-    held_out = source.held_out_batch()
+def _previews(
+    run: Path,
+    module: PretrainModule,
+    source: CropSource,
+    config: RunConfig,
+    on_unreadable: Callable[[StoreError], None],
+) -> list[L.Callback]:
+    held_out = source.held_out_batch(on_unreadable)
     if held_out is None:
         return []
     look = Augmenter("none", module.objective.views)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from fomo_ssl.core.errors import StoreError
 from fomo_ssl.core.seeding import numpy_generator
 from fomo_ssl.core.types import CropBatch, Triple, ViewSpec
 from fomo_ssl.corpus.store import Store
@@ -105,14 +106,24 @@ class CropSource:
 
         return SampleStream(batches, steps, start)
 
-    def held_out_batch(self) -> CropBatch | None:
-        """Centre crops of a few held-out scans, the same all through a run; None where nobody is held out."""
-        rows = self.split.held_out
-        if len(rows) == 0:
-            return None
-        chosen = rows[np.unique(np.linspace(0, len(rows) - 1, PREVIEW_CROPS).round().astype(int))]
-        sampler = Sampler(self.index, rows, self.sampler.views, self.sampler.crop, self.seed)
-        return preview_batch(self.store, sampler, chosen)
+    def held_out_batch(self, on_unreadable: Callable[[StoreError], None]) -> CropBatch | None:
+        """Centre crops of a few held-out scans, the same all through a run; None where nobody is held out.
+
+        Scans that cannot be read are told and left out.
+        """
+        rows, files = self.split.held_out, self.store.index.column("file")
+        while len(rows):
+            chosen = rows[np.unique(np.linspace(0, len(rows) - 1, PREVIEW_CROPS).round().astype(int))]
+            sampler = Sampler(self.index, rows, self.sampler.views, self.sampler.crop, self.seed)
+            try:
+                return preview_batch(self.store, sampler, chosen)
+            except StoreError as error:
+                lost = [str(self.store.path / files[row].as_py()) == error.where for row in rows.tolist()]
+                if not any(lost):
+                    raise
+                on_unreadable(error)
+                rows = rows[~np.array(lost)]
+        return None
 
     def looked_at(self, count: int) -> Split:
         """Up to `count` scans of training subjects and as many of held-out ones, the same all through a run.

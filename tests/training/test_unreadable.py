@@ -10,11 +10,12 @@ import torch
 from training_runs import file_digests, small_run
 
 from fomo_ssl.core.errors import StoreError
-from fomo_ssl.core.types import CropBatch
+from fomo_ssl.core.types import CropBatch, ViewSpec
 from fomo_ssl.corpus.store import Store
 from fomo_ssl.data.loader import UnreadableScan
+from fomo_ssl.training.callbacks.health import HealthConfig
 from fomo_ssl.training.module import PretrainModule
-from fomo_ssl.training.source import DataConfig
+from fomo_ssl.training.source import CropSource, DataConfig
 from fomo_ssl.training.unreadable import UnreadableScans, unreadable_files
 
 
@@ -94,3 +95,21 @@ def test_scans_that_go_missing_under_a_run_are_replaced(
     assert record["unreadable_scans"] == len(rows) > 0
     assert {row["file"] for row in rows} <= {str(file) for file in files[:2]}
     assert (tmp_path / "run/bundle/config.json").is_file()
+
+
+@pytest.mark.parametrize("sequences", [None, ("t1",)], ids=["one of two is lost", "the only one is lost"])
+def test_a_held_out_scan_that_cannot_be_read_does_not_keep_the_run_from_starting(
+    store: Path, tmp_path: Path, sequences: tuple[str, ...] | None
+) -> None:
+    shutil.copytree(store, tmp_path / "store")
+    data = DataConfig(held_out=1, sequences=sequences, workers=0)
+    source = CropSource.open(tmp_path / "store", data, ViewSpec(), (16, 16, 16), 0)
+    file = tmp_path / "store" / source.store.index.column("file")[source.split.held_out[0]].as_py()
+    file.write_bytes(b"damaged")
+    run = tmp_path / "run"
+    small_run(tmp_path / "store", run, data=data, samples=4, health=HealthConfig(enabled=False))
+    rows = csv.DictReader((run / "unreadable.csv").read_text().splitlines())
+    assert [Path(row["file"]) for row in rows] == [file]
+    assert len(list(run.glob("previews/*"))) == (1 if sequences is None else 0)
+    small_run(store, tmp_path / "whole", data=data, samples=4, health=HealthConfig(enabled=False))
+    assert file_digests(run / "bundle") == file_digests(tmp_path / "whole" / "bundle")
