@@ -30,6 +30,8 @@ SWITCHES = {
     "ema=0": (),
     "precision=bf16-mixed": (),
     "fusion=separate": (),
+    "mirror=[x]": (),
+    "mirror=[x,y,z]": (),
 }
 """A switch, and what it needs beside it."""
 

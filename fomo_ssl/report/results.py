@@ -55,11 +55,12 @@ class Setting:
     arms: Sequence[Arm]
 
     def twin(self, arm: Arm) -> Arm | None:
-        """The from-scratch arm of the same run, else of a run that differs from it in the bundle alone."""
+        """The from-scratch arm of the same run, else of one that differs in the bundle alone, of equal splits first."""
         if arm.init == "scratch":
             return None
         scratch = [other for other in self.arms if other.init == "scratch" and arm.run.same_but_bundle(other.run)]
-        return next((other for other in scratch if other.run is arm.run), scratch[0] if scratch else None)
+        own = list(arm.run.splits)
+        return min(scratch, key=lambda o: (o.run is not arm.run, list(o.run.splits) != own), default=None)
 
 
 @dataclass(frozen=True)

@@ -67,9 +67,13 @@ class Run:
         return Path(bundle) if bundle else None
 
     def same_but_bundle(self, other: "Run") -> bool:
-        """Whether another run had the same splits, network and training, whatever it started from."""
+        """Whether another run had the same network, training and test cases, whatever it started from.
+
+        Splits that only one of them has, of further shots or seeds, are no difference.
+        """
         mine, theirs = ({k: v for k, v in run.recipe.items() if k != "bundle"} for run in (self, other))
-        return mine == theirs and list(self.splits) == list(other.splits)
+        splits, others = ({(s["shots"], s["seed"], s["fold"]): s for s in run.splits} for run in (self, other))
+        return mine == theirs and all(splits[key] == others[key] for key in splits.keys() & others.keys())
 
 
 def find_runs(patterns: Sequence[str]) -> list[Run]:

@@ -1,5 +1,6 @@
 import csv
 import io
+import json
 import math
 
 import numpy as np
@@ -37,6 +38,27 @@ def test_scores_are_those_of_downstream(make_run: RunMaker) -> None:
     assert row.p == p_values(arm.seeds, twin.seeds)["auroc"]
     assert {r.difference for r in table if r.arm is twin} == {None}
     assert {r.metric for r in table} == {"auroc", "average_precision", "balanced_accuracy", "brier", "ece"}
+
+
+def test_the_twin_may_lie_in_runs_of_other_shots(make_run: RunMaker) -> None:
+    first = make_run("first", "segmentation", task="tumour", shots=(1,), pictures=False)
+    second = make_run("second", "segmentation", task="tumour", shots=(5,), pictures=False)
+    alone = {"pretrained": 0.7}
+    third = make_run(
+        "third", "segmentation", task="tumour", shots=(1, 5), quality=alone, bundle="other/bundle", pictures=False
+    )
+    found = results.settings([read_run(path) for path in (first, second, third)])
+    assert [setting.shots for setting in found] == [1, 5]
+    for setting, twins in zip(found, (first, second), strict=True):
+        arm = next(arm for arm in setting.arms if arm.run.path == third)
+        twin = setting.twin(arm)
+        assert twin is not None
+        assert twin.run.path == twins
+    splits = json.loads((third / "splits.json").read_text())
+    splits[0]["test"] = splits[0]["test"][1:]
+    (third / "splits.json").write_text(json.dumps(splits))
+    changed = results.settings([read_run(path) for path in (first, second, third)])
+    assert changed[0].twin(next(arm for arm in changed[0].arms if arm.run.path == third)) is None
 
 
 def test_the_family_of_holm_is_every_tested_comparison_of_the_report(make_run: RunMaker) -> None:
@@ -161,7 +183,11 @@ def test_the_twin_may_be_another_run_that_differs_in_the_bundle_alone(make_run: 
     assert found.run is twin
     table = results.rows([setting])
     assert {row.arm.run.path.name for row in table if row.difference is not None} == {"a"}
-    (without,) = results.settings([own, other_network, other_seeds])
+    (further,) = results.settings([own, other_network, other_seeds])
+    found = further.twin(further.arms[0])
+    assert found is not None
+    assert found.run is other_seeds
+    (without,) = results.settings([own, other_network])
     assert without.twin(without.arms[0]) is None
 
 
