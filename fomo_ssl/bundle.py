@@ -223,6 +223,10 @@ def load_weights(path: Path, in_channels: int = 1, mixing: torch.Generator | Non
             state[stem] = inflate_stem(state[stem], own[stem].shape[1], mixing)
         except ValueError as error:
             raise BundleError(str(error), where=path, way_out=f"Use {config.in_channels} sequences") from error
+    shapes, stored = ({name: tensor.shape for name, tensor in each.items()} for each in (own, state))
+    if in_channels != config.in_channels and shapes != stored:  # an encoder or a weight for each sequence
+        what = f"its weights are for {config.in_channels} sequences, not {in_channels}"
+        raise BundleError(what, where=path, way_out=f"Use {config.in_channels} sequences")
     load_state(encoder, state, file)
     return encoder.eval()
 

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fomo_ssl.config import boolean, choice, hydra_main, integer, number, triple
+from fomo_ssl.config import boolean, choice, hydra_main, integer, number, share, triple
 from fomo_ssl.core.errors import ConfigError, entry
 
 if TYPE_CHECKING:
@@ -134,6 +134,8 @@ def _checked(value: Any, key: str, kind: Any) -> Any:
     """A value of the recipe as the number or the switch that it is; others are left alone."""
     if kind is int:
         return integer(value, key, 0 if key == "lora_rank" else 1)
+    if key in ("warmup", "freeze", "hold_out"):
+        return share(value, key)
     if kind is float or (key == "spacing" and value is not None):
         return number(value, key)
     return boolean(value, key) if kind is bool else value

@@ -3,7 +3,7 @@
 import os
 from typing import TYPE_CHECKING, Any
 
-from fomo_ssl.config import choice, hydra_main
+from fomo_ssl.config import boolean, choice, hydra_main
 from fomo_ssl.core.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -20,7 +20,8 @@ def main(config: dict[str, Any]) -> None:
     from fomo_ssl.imaging.canonical import CanonicalSpec
 
     spacing = None if config["spacing"] is None else _at_least(config, "spacing", 0.1)
-    spec = CanonicalSpec(spacing, _at_least(config, "max_upsample", 1.0), bool(config["crop_foreground"]))
+    crop_foreground = boolean(config["crop_foreground"], "crop_foreground")
+    spec = CanonicalSpec(spacing, _at_least(config, "max_upsample", 1.0), crop_foreground)
     workers = _cores() if config["workers"] is None else int(_at_least(config, "workers", 1.0))
     min_slices = int(_at_least(config, "min_slices", 1.0))
     source, store, array = str(config["source"]), str(config["store"]), _array(config)

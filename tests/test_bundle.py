@@ -114,6 +114,18 @@ def test_bare_encoder_has_no_head(bundle: Path) -> None:
         load_head_state(bundle)
 
 
+@pytest.mark.parametrize("arguments", [{"name": "per_sequence"}, {"name": "late_fusion", "learned": True}])
+def test_an_encoder_of_two_sequences_says_so_where_three_are_asked_for(tmp_path: Path, arguments: dict) -> None:
+    small = {"encoder": "unet_t", "encoder_args": {"channels": (4, 8)}}
+    encoder = create_encoder(in_channels=2, **small, **arguments)
+    contract = InputContract(("t1", "t2"), 1.0, 2.0, (32, 32, 32))
+    config = BundleConfig(encoder.name, dict(encoder.arguments), 2, contract, {})
+    save_bundle(tmp_path / "two", encoder, config)
+    assert load_weights(tmp_path / "two", 2).in_channels == 2
+    with pytest.raises(BundleError, match=r"for 2 sequences, not 3.*Use 2 sequences"):
+        load_weights(tmp_path / "two", 3)
+
+
 def test_stem_is_inflated(bundle: Path) -> None:
     one, three = load_weights(bundle), load_weights(bundle, in_channels=3)
     x = torch.randn(1, 1, 32, 32, 32)

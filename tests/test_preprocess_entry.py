@@ -42,6 +42,7 @@ def test_masks_beside_scans_are_taken_by_their_name(source: Path, tmp_path: Path
         (["source=/none", "store={out}"], "no such folder"),
         (["source={source}", "store={out}", "spacing=fine"], "spacing='fine'"),
         (["source={source}", "store={out}", "workers=0"], "workers=0"),
+        (["source={source}", "store={out}", "crop_foreground=perhaps"], "crop_foreground=perhaps is neither"),
         (["source={source}", "store={out}", "spacng=1"], "spacng"),
         (["source={source}", "store={out}", "masks.brain=mask.nii"], "names no file beside any of 1 scans"),
     ],

@@ -39,7 +39,10 @@ def test_every_value_of_the_recipe_is_in_every_yaml():
 
 @pytest.mark.parametrize(
     "word",
-    ["steps=0", "validate_every=0", "patience=0", "lr=fast", "ema=-1", "early_stopping=maybe", "lora_rank=1.5"],
+    [
+        *("steps=0", "validate_every=0", "patience=0", "lr=fast", "ema=-1", "early_stopping=maybe", "lora_rank=1.5"),
+        *("warmup=50", "freeze=2", "hold_out=3"),
+    ],
 )
 def test_a_value_of_the_wrong_kind_is_named(word):
     config = compose("finetune", ["task=regression", "task_path=x", "bundle=none", word])

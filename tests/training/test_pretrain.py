@@ -37,7 +37,7 @@ def test_root_keys_are_few_and_known() -> None:
     assert set(compose("pretrain", ["store=s"])) == {
         *("encoder", "objective", "augment", "data", "optim", "trainer", "logger"),
         *("store", "run", "resume", "seed", "crop", "batch_size", "accumulate", "budget", "precision", "compile"),
-        *("checkpoint_every", "preview_every", "log_every", "profile", "health", "probe"),
+        *("grad_checkpointing", "checkpoint_every", "preview_every", "log_every", "profile", "health", "probe"),
     }
 
 

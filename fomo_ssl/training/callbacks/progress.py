@@ -39,6 +39,7 @@ class ProgressBar(L.Callback):
                 TimeRemainingColumn(),
                 console=self.console,
                 refresh_per_second=2,
+                speed_estimate_period=600,  # seconds: a step of a large network may take most of one of rich's 30
             )
             self._bar.start()
             self._bar.add_task("pretrain", total=self.samples, completed=pl_module.samples_seen, numbers="")
