@@ -32,24 +32,14 @@ BATCH = 8
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--store", type=Path, required=True)
-    parser.add_argument("--scratch", type=Path, required=True, help="where the peers' forms are written")
-    parser.add_argument("--scans", type=int, default=15)
-    parser.add_argument("--crop", type=int, default=96)
+    parser = arguments(__doc__.split("\n")[0])
     parser.add_argument("--per-scan", type=int, default=4, help="crops that a scan which was loaded gives")
     parser.add_argument("--seconds", type=float, default=10.0)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--only", help="comma-separated parts of names of rows")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    store = Store.open(options.store)
-    index = ScanIndex.of(store)
-    # Scans that hold the crop along every axis: all rows then cut the same number of stored voxels.
-    fit = np.flatnonzero((index.shape >= options.crop).all(axis=1))
-    rows = fit[np.linspace(0, len(fit) - 1, min(options.scans, len(fit))).round().astype(int)]
-    volumes = [store.read(int(row)).astype(np.float32) * index.scale[row] + index.offset[row] for row in rows]
+    store, index, rows = chosen_scans(options)
+    volumes = floats(store, index, rows)
     crop, several, scratch = (options.crop,) * 3, options.per_scan, options.scratch / f"{len(rows)}_{options.crop}"
     peers: dict[str, Callable[[], Peer]] = {
         "fomo_ssl": lambda: Ours(store, index, rows, crop, 1),
@@ -77,6 +67,31 @@ def main() -> None:
     for name, peer in chosen.items():
         decode, loader, cpu = np.median(measured[name], axis=0)
         print(f"| {name} | {peer.megabytes:.1f} | {decode:.0f} | {loader:.0f} | {cpu:.2f} | {1e3 / cpu:.0f} |")
+
+
+def arguments(description: str) -> argparse.ArgumentParser:
+    """What every comparison of loaders is asked."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--store", type=Path, required=True)
+    parser.add_argument("--scratch", type=Path, required=True, help="where the peers' forms are written")
+    parser.add_argument("--scans", type=int, default=15)
+    parser.add_argument("--crop", type=int, default=96)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)))
+    return parser
+
+
+def chosen_scans(options: argparse.Namespace) -> tuple[Store, ScanIndex, np.ndarray]:
+    """Rows of a store that hold the crop along every axis: all forms then cut the same number of stored voxels."""
+    store = Store.open(options.store)
+    index = ScanIndex.of(store)
+    fit = np.flatnonzero((index.shape >= options.crop).all(axis=1))
+    return store, index, fit[np.linspace(0, len(fit) - 1, min(options.scans, len(fit))).round().astype(int)]
+
+
+def floats(store: Store, index: ScanIndex, rows: np.ndarray) -> list[np.ndarray]:
+    """The scans as the peers keep them."""
+    return [store.read(int(row)).astype(np.float32) * index.scale[row] + index.offset[row] for row in rows]
 
 
 def rate(items: Iterator[object], seconds: float, each: int) -> tuple[float, float]:

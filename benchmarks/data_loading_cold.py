@@ -1,6 +1,6 @@
 """How fast crops come from disk, where a corpus is larger than memory: our store beside other forms of its scans.
 
-    python benchmarks/data_loading_cold.py --store STORE_1MM --scratch FOLDER [--scans 15] [--copies 20] [--crop 96]
+    python -m benchmarks.data_loading_cold --store STORE_1MM --scratch FOLDER [--scans 15] [--copies 20] [--crop 96]
 
 Every form is copied until there are scans times copies files, dropped from the page cache, and read once, each file in
 its turn, by `--workers` processes through its loader (see `data_loading.py`), with 1 or 4 crops a file; crops a second
@@ -13,8 +13,9 @@ import os
 import shutil
 import statistics
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,16 @@ import pyarrow as pa
 import torch
 from torch.utils.data import DataLoader
 
-from benchmarks.data_loading import BATCH, Blosc2Float, Files, MemoryMap, TorchFile
+from benchmarks.data_loading import (
+    BATCH,
+    Blosc2Float,
+    Files,
+    MemoryMap,
+    TorchFile,
+    arguments,
+    chosen_scans,
+    floats,
+)
 from fomo_ssl.core.types import ViewSpec
 from fomo_ssl.corpus.store import Store, write_index
 from fomo_ssl.data.index import ScanIndex
@@ -33,27 +43,17 @@ SEVERAL = 4
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--store", type=Path, required=True)
-    parser.add_argument("--scratch", type=Path, required=True, help="on the disk that is to be measured")
-    parser.add_argument("--scans", type=int, default=15)
+    parser = arguments(__doc__.split("\n")[0])
     parser.add_argument("--copies", type=int, default=20)
-    parser.add_argument("--crop", type=int, default=96)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)))
     options = parser.parse_args()
     torch.set_num_threads(1)
-    store = Store.open(options.store)
-    index = ScanIndex.of(store)
-    fit = np.flatnonzero((index.shape >= options.crop).all(axis=1))
-    rows = fit[np.linspace(0, len(fit) - 1, min(options.scans, len(fit))).round().astype(int)]
+    store, index, rows = chosen_scans(options)
     crop = (options.crop,) * 3
     print(f"{len(rows)} scans x {options.copies} copies, crops of {options.crop}^3, {options.workers} workers\n")
-    print("| form | MB a scan | crops/s, 1 a scan | 4 a scan | MB/s of whole files, 1 a scan |\n" + "|---" * 5 + "|")
+    print("| form | MB a scan | crops/s, 1 a scan | 4 a scan |\n" + "|---" * 4 + "|")
     for name, rates, megabytes in measured(store, index, rows, crop, options):
         one, four = (f"{rates[n]:.0f}" if n in rates else "-" for n in (1, SEVERAL))
-        whole = f"{megabytes * rates[1]:.0f}" if 1 in rates else f"{megabytes * rates[SEVERAL] / SEVERAL:.0f}"
-        print(f"| {name} | {megabytes:.1f} | {one} | {four} | {whole} |", flush=True)
+        print(f"| {name} | {megabytes:.1f} | {one} | {four} |", flush=True)
 
 
 def measured(
@@ -64,10 +64,12 @@ def measured(
     shutil.rmtree(scratch, ignore_errors=True)
     ours = grown(store, rows, scratch / "ours", options.copies)
     files = list((ours.path / "scans").iterdir())
-    rates = {n: median(files, options.rounds, our_batches(ours, crop, n, options.workers)) for n in (1, SEVERAL)}
+    rates = {
+        n: median(files, options.rounds, partial(our_batches, ours, crop, n, options.workers)) for n in (1, SEVERAL)
+    }
     yield "fomo_ssl", rates, float(np.mean([file.stat().st_size for file in files])) / 1e6
     shutil.rmtree(scratch)
-    volumes = [store.read(int(row)).astype(np.float32) * index.scale[row] + index.offset[row] for row in rows]
+    volumes = floats(store, index, rows)
     for form in (Blosc2Float, MemoryMap, TorchFile):
         peer = form(scratch, volumes, crop, SEVERAL) if form is TorchFile else form(scratch, volumes, crop)
         originals = list(peer.files)
@@ -75,7 +77,7 @@ def measured(
             peer.files += [Path(shutil.copy(file, f"{file}_{copy}")) for file in originals]
         peer.shapes = peer.shapes * options.copies
         each = (SEVERAL,) if form is TorchFile else (1, SEVERAL)
-        rates = {n: median(peer.files, options.rounds, their_batches(peer, n, options.workers)) for n in each}
+        rates = {n: median(peer.files, options.rounds, partial(their_batches, peer, n, options.workers)) for n in each}
         yield str(form.__doc__).split("\n")[0].rstrip("."), rates, peer.megabytes
         shutil.rmtree(scratch)
 
@@ -94,35 +96,28 @@ def grown(store: Store, rows: np.ndarray, target: Path, copies: int) -> Store:
     return Store.open(target)
 
 
-class our_batches:  # noqa: N801 - a generator that can be started again
-    def __init__(self, store: Store, crop: tuple[int, int, int], per_scan: int, workers: int) -> None:
-        rows = np.arange(len(store))
-        self.store, self.workers = store, workers
-        self.sampler = Sampler(ScanIndex.of(store), rows, ViewSpec(), crop, seed=0, crops_per_scan=per_scan)
-
-    def __iter__(self) -> Iterator[object]:
-        stop = len(self.sampler) // BATCH * BATCH
-        return iter(make_loader(self.store, self.sampler, batch_size=BATCH, start=0, stop=stop, workers=self.workers))
+def our_batches(store: Store, crop: tuple[int, int, int], per_scan: int, workers: int) -> Iterator[object]:
+    rows = np.arange(len(store))
+    sampler = Sampler(ScanIndex.of(store), rows, ViewSpec(), crop, seed=0, crops_per_scan=per_scan)
+    stop = len(sampler) // BATCH * BATCH
+    return iter(make_loader(store, sampler, batch_size=BATCH, start=0, stop=stop, workers=workers))
 
 
-class their_batches:  # noqa: N801
-    def __init__(self, peer: Files, per_scan: int, workers: int) -> None:
-        order = np.random.default_rng(0).permutation(len(peer.files))
-        whole = isinstance(peer, TorchFile)  # an item of it holds all crops of a file
-        peer.order = order if whole else np.repeat(order, per_scan)
-        self.peer, self.workers, self.size = peer, workers, BATCH // per_scan if whole else BATCH
-
-    def __iter__(self) -> Iterator[object]:
-        return iter(DataLoader(self.peer, batch_size=self.size, num_workers=self.workers, drop_last=True))
+def their_batches(peer: Files, per_scan: int, workers: int) -> Iterator[object]:
+    order = np.random.default_rng(0).permutation(len(peer.files))
+    whole = isinstance(peer, TorchFile)  # an item of it holds all crops of a file
+    peer.order = order if whole else np.repeat(order, per_scan)
+    size = BATCH // per_scan if whole else BATCH
+    return iter(DataLoader(peer, batch_size=size, num_workers=workers, drop_last=True))
 
 
-def median(files: Iterable[Path], rounds: int, batches: Iterable[object]) -> float:
-    """Crops a second of a pass over files that are not in memory."""
+def median(files: Iterable[Path], rounds: int, batches: Callable[[], Iterator[object]]) -> float:
+    """Crops a second of a pass over files that are not in memory; `batches` begins one."""
     found = []
     for _ in range(rounds):
         drop(files)
         count = 0
-        for _ in batches:
+        for _ in batches():
             if not count:
                 began = time.perf_counter()
             count += BATCH

@@ -218,15 +218,17 @@ def load_weights(path: Path, in_channels: int = 1, mixing: torch.Generator | Non
     file = path / "encoder.safetensors"
     state = _load_tensors(file)
     own, stem = encoder.state_dict(), f"{encoder.stem}.weight"
-    if in_channels != config.in_channels and stem in own and stem in state:
-        try:  # an encoder that reads each sequence on its own has a stem of one, however many there are
-            state[stem] = inflate_stem(state[stem], own[stem].shape[1], mixing)
-        except ValueError as error:
-            raise BundleError(str(error), where=path, way_out=f"Use {config.in_channels} sequences") from error
-    shapes, stored = ({name: tensor.shape for name, tensor in each.items()} for each in (own, state))
-    if in_channels != config.in_channels and shapes != stored:  # an encoder or a weight for each sequence
-        what = f"its weights are for {config.in_channels} sequences, not {in_channels}"
-        raise BundleError(what, where=path, way_out=f"Use {config.in_channels} sequences")
+    if in_channels != config.in_channels:
+        way_out = f"Use {config.in_channels} sequences"
+        if stem in own and stem in state:
+            try:  # an encoder that reads each sequence on its own has a stem of one, however many there are
+                state[stem] = inflate_stem(state[stem], own[stem].shape[1], mixing)
+            except ValueError as error:
+                raise BundleError(str(error), where=path, way_out=way_out) from error
+        if {name: t.shape for name, t in own.items()} != {name: t.shape for name, t in state.items()}:
+            # An encoder or a weight for each sequence.
+            what = f"its weights are for {config.in_channels} sequences, not {in_channels}"
+            raise BundleError(what, where=path, way_out=way_out)
     load_state(encoder, state, file)
     return encoder.eval()
 
