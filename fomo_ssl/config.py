@@ -1,8 +1,6 @@
 """Where the configuration lies, and how a command line becomes plain values; the only module that knows Hydra."""
 
-import difflib
 import functools
-import math
 import os
 import re
 import sys
@@ -12,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fomo_ssl.core.errors import ConfigError, entry
+from fomo_ssl.core.values import near
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -170,7 +169,7 @@ def _refuse_unknown(values: dict[str, Any], known: dict[str, bool], prefix: str 
     for key, value in values.items():
         name = f"{prefix}{key}"
         if name not in known:
-            raise ConfigError(f"unknown key {name!r}", way_out=_near(name, sorted(known)))
+            raise ConfigError(f"unknown key {name!r}", way_out=near(name, sorted(known)))
         if isinstance(value, dict) and known[name]:
             _refuse_unknown(value, known, f"{name}.")
 
@@ -206,22 +205,28 @@ def _explain(error: Exception, config_name: str, overrides: Sequence[str]) -> Ex
     from hydra.errors import HydraException, MissingConfigException
     from omegaconf.errors import OmegaConfBaseException
 
+    if isinstance(error, ValueError) and str(error).startswith("Config group override"):
+        return ConfigError(_no_option(config_name, overrides), way_out="See --help")
     if not isinstance(error, HydraException | OmegaConfBaseException):
         return error
     if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options is not None:
         group, _, option = error.missing_cfg_file.rpartition("/")
-        return ConfigError(f"unknown {group or 'configuration'} {option!r}", way_out=_near(option, error.options))
+        return ConfigError(f"unknown {group or 'configuration'} {option!r}", way_out=near(option, error.options))
     unknown = re.search(r"Could not (?:override|delete[^']*) '([^'@]+)", str(error))
     if unknown:
         key = unknown[1].removesuffix(".yaml")
         known = [name for name, _ in _leaves(_defaults(config_name, overrides))]
-        return ConfigError(f"unknown key {key!r}", way_out=_near(key, known))
+        return ConfigError(f"unknown key {key!r}", way_out=near(key, known))
     return ConfigError(" ".join(str(error).split()), way_out="See --help")
 
 
-def _near(name: str, known: Sequence[str]) -> str:
-    near = difflib.get_close_matches(name, known, n=3, cutoff=0.6)
-    return f"Did you mean {', '.join(near)}?" if near else f"Known: {', '.join(sorted(known))}"
+def _no_option(config_name: str, overrides: Sequence[str]) -> str:
+    """Which group was given a number or null, such as `optim=3`; Hydra does not say."""
+    given = [word.partition("=") for word in overrides]
+    wrong = [
+        f"{group}={name}" for group, _, name in given if group in _groups(config_name) and name not in _options(group)
+    ]
+    return f"{' or '.join(wrong)} is no name of an option"
 
 
 def _defaults(config_name: str, overrides: Sequence[str] = ()) -> "DictConfig":
@@ -262,75 +267,3 @@ def _root(config_name: str) -> dict[Any, Any]:
 
 def _options(group: str) -> list[str]:
     return sorted(file.stem for file in (conf_dir() / group).glob("*.yaml"))
-
-
-def integer(value: Any, key: str, minimum: int = 1) -> int:
-    """A whole number; `1e6` is one.
-
-    Raises:
-        ConfigError: no whole number, or below `minimum`.
-    """
-    whole = isinstance(value, int | float) and not isinstance(value, bool) and float(value).is_integer()
-    if not whole or value < minimum:
-        raise ConfigError(f"{key}={value} is no whole number of at least {minimum}", way_out=f"Give {key}={minimum}")
-    return int(value)
-
-
-def number(value: Any, key: str, minimum: float = 0.0) -> float:
-    """A finite number.
-
-    Raises:
-        ConfigError: no number, or below `minimum`.
-    """
-    if not isinstance(value, int | float) or isinstance(value, bool) or not minimum <= value < math.inf:
-        raise ConfigError(f"{key}={value} is no number of at least {minimum:g}", way_out=f"Give {key}={minimum:g}")
-    return float(value)
-
-
-def share(value: Any, key: str) -> float:
-    """A part of a whole, 0 to 1.
-
-    Raises:
-        ConfigError: no number, or outside; a count, such as of steps, is meant then.
-    """
-    part = number(value, key)
-    if part > 1.0:
-        raise ConfigError(f"{key}={value} is a share and no count: at most 1", way_out=f"Give {key}=0.05, for 5 %")
-    return part
-
-
-def triple(value: Any, key: str) -> tuple[int, int, int]:
-    """Three positive whole numbers along x, y, z; one number stands for three.
-
-    Raises:
-        ConfigError: anything else.
-    """
-    values = value if isinstance(value, list | tuple) else [value] * 3
-    if len(values) != 3:
-        raise ConfigError(
-            f"{key}={value} is neither one number nor three", way_out=f"Give {key}=96 or {key}=[96,96,64]"
-        )
-    x, y, z = (integer(v, key) for v in values)
-    return x, y, z
-
-
-def boolean(value: Any, key: str) -> bool:
-    """True or false.
-
-    Raises:
-        ConfigError: neither.
-    """
-    if not isinstance(value, bool):
-        raise ConfigError(f"{key}={value} is neither true nor false", way_out=f"Give {key}=true or {key}=false")
-    return value
-
-
-def choice(value: Any, key: str, options: Sequence[str]) -> str:
-    """One of some words.
-
-    Raises:
-        ConfigError: another word.
-    """
-    if value not in options:
-        raise ConfigError(f"{key}={value} is none of {', '.join(options)}", way_out=_near(str(value), options))
-    return str(value)

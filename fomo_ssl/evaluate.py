@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fomo_ssl.config import hydra_main
+from fomo_ssl.core.values import path
 
 if TYPE_CHECKING:
     from fomo_ssl.report.runs import Run
@@ -26,7 +27,7 @@ def main(config: dict[str, Any]) -> None:
 
     patterns = config["runs"] if isinstance(config["runs"], list) else [config["runs"]]
     runs = find_runs([str(pattern) for pattern in patterns])
-    output = Path(config["output"]) if config["output"] else default_output(runs)
+    output = path(config["output"], "output") if config["output"] else default_output(runs)
     print(to_text(write_report(runs, output)))
     for run in runs:
         if run.unfinished:

@@ -13,8 +13,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fomo_ssl.config import boolean, choice, hydra_main, integer, number, share, triple
+from fomo_ssl.config import hydra_main
 from fomo_ssl.core.errors import ConfigError, entry
+from fomo_ssl.core.values import boolean, choice, integer, number, path, share, triple
 
 if TYPE_CHECKING:
     from fomo_ssl.downstream.recipe import Recipe
@@ -55,7 +56,7 @@ def run_finetuning(config: Mapping[str, Any]) -> Path:
     from fomo_ssl.downstream.splits import cross_validation, few_shot_splits
     from fomo_ssl.downstream.tasks import load_task
 
-    bundle = None if config["bundle"] in (None, "none") else Path(config["bundle"])
+    bundle = None if config["bundle"] in (None, "none") else path(config["bundle"], "bundle")
     encoder = config.get("encoder") or {}
     if bundle is None and not encoder:
         raise ConfigError("bundle=none leaves the encoder open", way_out="Give encoder=NAME, such as encoder=resenc_t")
@@ -79,7 +80,7 @@ def run_finetuning(config: Mapping[str, Any]) -> Path:
             train_on=_names(config["train_on"]),
             test_on=_names(config["test_on"]),
         )
-    run = Path(config["run"] or f"runs/{time.strftime('%Y-%m-%d_%H-%M-%S')}_finetune_{task.name}")
+    run = path(config["run"] or f"runs/{time.strftime('%Y-%m-%d_%H-%M-%S')}_finetune_{task.name}", "run")
     finetune(
         task=task,
         splits=splits,

@@ -3,8 +3,9 @@
 import os
 from typing import TYPE_CHECKING, Any
 
-from fomo_ssl.config import boolean, choice, hydra_main
+from fomo_ssl.config import hydra_main
 from fomo_ssl.core.errors import ConfigError
+from fomo_ssl.core.values import boolean, choice, path
 
 if TYPE_CHECKING:
     from fomo_ssl.corpus.slurm import SlurmConfig
@@ -24,7 +25,7 @@ def main(config: dict[str, Any]) -> None:
     spec = CanonicalSpec(spacing, _at_least(config, "max_upsample", 1.0), crop_foreground)
     workers = _cores() if config["workers"] is None else int(_at_least(config, "workers", 1.0))
     min_slices = int(_at_least(config, "min_slices", 1.0))
-    source, store, array = str(config["source"]), str(config["store"]), _array(config)
+    source, store, array = path(config["source"], "source"), path(config["store"], "store"), _array(config)
     masks = {kind: None if rule is None else str(rule) for kind, rule in config["masks"].items()}
     preprocess(source, store, spec, workers=workers, min_slices=min_slices, masks=masks, slurm=array, console=Console())
 

@@ -13,8 +13,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from fomo_ssl.config import boolean, choice, hydra_main, integer, number, share, triple
+from fomo_ssl.config import hydra_main
 from fomo_ssl.core.errors import CollapseError, ConfigError
+from fomo_ssl.core.values import boolean, choice, integer, number, path, share, triple
 
 if TYPE_CHECKING:
     from fomo_ssl.data.augment import Augmenter
@@ -42,7 +43,8 @@ def main(config: dict[str, Any]) -> None:
     """Run one pretraining from composed values."""
     from fomo_ssl.corpus.store import Store
 
-    Store.open(config["store"])  # a wrong path is an error at once, before Lightning's slow import
+    store = path(config["store"], "store")
+    Store.open(store)  # a wrong path is an error at once, before Lightning's slow import
     from fomo_ssl.report.training_page import write_training_report
     from fomo_ssl.training.lengths import pretrain_lengths
     from fomo_ssl.training.ranks import join_ranks
@@ -52,12 +54,12 @@ def main(config: dict[str, Any]) -> None:
     automatic = config["batch_size"] == "auto"
     run_config = build_run_config(config | {"batch_size": 1} if automatic else config)
     ranks = join_ranks(run_config.trainer)
-    run = ranks.on_first(lambda: Path(config["run"] or default_run(config)))
+    run = ranks.on_first(lambda: path(config["run"] or default_run(config), "run"))
     if automatic:
         run_config = replace(run_config, batch_size=choose_batch_size(config, run, run_config, ranks))
     lengths = build_lengths(config["budget"])
     recipe = {"objective": config["objective"], "augment": config["augment"]}
-    common: dict[str, Any] = {"store": Path(config["store"]), "resume": resume, "recipe": recipe}
+    common: dict[str, Any] = {"store": store, "resume": resume, "recipe": recipe}
     try:
         if lengths is None:
             objective, augment = build_objective(config, run_config.seed)
@@ -76,7 +78,7 @@ def main(config: dict[str, Any]) -> None:
         write_training_report(result.run)
         print(describe(result))
         if config["probe"]["enabled"]:
-            probe(result, config["probe"]["task"], Path(config["store"]))
+            probe(result, config["probe"]["task"], store)
     if lengths is not None:
         summarise(run)
 
@@ -202,7 +204,7 @@ def build_data(values: Mapping[str, Any]) -> "DataConfig":
         sequences=None if sequences is None else tuple(sequences),
         dataset_weights=_weights(values, "dataset_weights"),
         sequence_weights=_weights(values, "sequence_weights"),
-        exclude=None if values["exclude"] is None else Path(str(values["exclude"])),
+        exclude=None if values["exclude"] is None else path(values["exclude"], "data.exclude"),
         crops_per_scan=integer(values["crops_per_scan"], "data.crops_per_scan"),
         workers=integer(values["workers"], "data.workers", 0),
         max_unreadable=integer(values["max_unreadable"], "data.max_unreadable", 0),

@@ -9,6 +9,8 @@ import json
 import os
 import secrets
 import shutil
+import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -81,6 +83,41 @@ def remove_strays(folder: Path) -> None:
 def is_stray(path: Path) -> bool:
     """Whether this is what a writer that was killed left, or one that still works."""
     return path.name.startswith(".") and _STRAY in path.name
+
+
+@contextlib.contextmanager
+def exclusive(folder: Path, patience: float = 0.0) -> Iterator[None]:
+    """One process at a time in this block: a lock on the folder itself leaves no file behind and ends with its holder.
+
+    Where the file system has no such locks (NFS has none on folders), a line on standard error says so.
+
+    Args:
+        folder: an existing one.
+        patience: seconds to wait for the other process.
+
+    Raises:
+        BlockingIOError: another process, on this machine or on one that shares its locks, is in the block.
+    """
+    import fcntl
+
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        until = time.monotonic() + patience
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() >= until:
+                    raise
+                time.sleep(0.1)
+            except OSError as error:
+                what = f"{folder} cannot be locked here ({os.strerror(error.errno or 0)})"
+                print(f"fomo_ssl: {what}: start no second run that writes it", file=sys.stderr)
+                break
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def sync_folder(folder: Path) -> None:

@@ -2,7 +2,6 @@
 
 import contextlib
 import functools
-import os
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -15,7 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from fomo_ssl.core.errors import Reason, RejectedScan, StoreError, is_disk_full
-from fomo_ssl.core.files import remove_strays, write_text
+from fomo_ssl.core.files import exclusive, remove_strays, write_text
 from fomo_ssl.corpus.description import describe
 from fomo_ssl.corpus.executors import run_local
 from fomo_ssl.corpus.journal import QUARANTINE, Journal, Rejected, write_quarantine
@@ -255,17 +254,13 @@ def _no_room(store: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _exclusive(store: Path) -> Iterator[None]:
-    """One run at a time: a lock on the folder itself leaves no file behind and ends with the process."""
-    import fcntl
-
+    """One run at a time."""
     if store.exists() and not store.is_dir():
         raise StoreError("a file is in the way", where=store, way_out="Give another store=PATH")
     store.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(store, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    with contextlib.ExitStack() as held:
+        try:
+            held.enter_context(exclusive(store))
+        except BlockingIOError as error:
+            raise StoreError("another run is writing this store", where=store, way_out="Wait for it to end") from error
         yield
-    except BlockingIOError as error:
-        raise StoreError("another run is writing this store", where=store, way_out="Wait for it to end") from error
-    finally:
-        os.close(descriptor)

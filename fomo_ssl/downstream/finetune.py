@@ -74,23 +74,30 @@ def finetune(
     units = [Unit(split, init) for split in splits for init in inits]  # type: ignore[arg-type]
     description = _describe(plan, splits)
     weights = None if bundle is None else bundle_digest(bundle)
-    before = claim(run, description, resume) or {}
-    if before.get("bundle_digest", weights) != weights:
-        what = "the bundle has other weights than when the run began"
-        raise RunError(what, where=bundle, way_out="Give the bundle of then, or another run=")
-    record = {"status": "running", "kind": "finetune", "recipe": description, "bundle_digest": weights}
-    record |= {"circumstances": circumstances()}
-    write_record(run, record)
-    extend_splits(run / "splits.json", splits)
-    done = [unit for unit in units if read_result(run / "units" / unit.name) is not None]
-    waiting = [unit for unit in units if unit not in done]
-    console = Console(stderr=True)
-    with _progress(console, len(units), len(done)) as advance:
-        for result in _run_all(plan, waiting, _processes(parallel, len(waiting)), threads):
-            advance(_line(result))
-    rows = summarise(run)
-    write_json(run / "summary.json", to_json(rows))
-    write_record(run, record | {"status": "finished"})
+    with claim(run, description, resume) as found:
+        before = found or {}
+        if before.get("bundle_digest", weights) != weights:
+            what = "the bundle has other weights than when the run began"
+            raise RunError(what, where=bundle, way_out="Give the bundle of then, or another run=")
+        record: dict[str, Any] = {
+            "status": "running",
+            "kind": "finetune",
+            "inits": sorted({*inits, *before.get("inits", ())}),  # the other arm may be asked for later
+            "recipe": description,
+            "bundle_digest": weights,
+            "circumstances": circumstances(),
+        }
+        write_record(run, record)
+        extend_splits(run / "splits.json", splits)
+        done = [unit for unit in units if read_result(run / "units" / unit.name) is not None]
+        waiting = [unit for unit in units if unit not in done]
+        console = Console(stderr=True)
+        with _progress(console, len(units), len(done)) as advance:
+            for result in _run_all(plan, waiting, _processes(parallel, len(waiting)), threads):
+                advance(_line(result))
+        rows = summarise(run)
+        write_json(run / "summary.json", to_json(rows))
+        write_record(run, record | {"status": "finished"})
     # A log file has no width of its own; the 80 columns that rich takes would break the numbers.
     Console(width=None if sys.stdout.isatty() else 130).print(to_table(rows))
     return rows

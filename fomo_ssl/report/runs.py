@@ -106,13 +106,10 @@ def read_run(path: Path) -> Run:
     """
     record, splits = _read_json(path / "run.json"), _read_json(path / "splits.json")
     units = [read_unit(file.parent) for file in sorted(path.glob("units/*/result.json"))]
-    # What was planned is not written down: the bundle says whether there is a pretrained arm, a unit's folder whether
-    # there is a twin.
-    begun = [folder.name for folder in path.glob("units/*")]
-    pretrained = bool(record.get("recipe", {}).get("bundle"))
-    twin = not pretrained or any(name.endswith("_scratch") for name in begun)
     folds = 1 + max((-1 if split["fold"] is None else split["fold"] for split in splits), default=-1)
-    return Run(path, record, units, len(splits) * (pretrained + twin) - len(units), folds, splits)
+    # Early runs do not say which arms were planned.
+    inits = record.get("inits") or {unit.init for unit in units}
+    return Run(path, record, units, len(splits) * len(inits) - len(units), folds, splits)
 
 
 def read_unit(folder: Path) -> Unit:

@@ -145,8 +145,8 @@ def join_ranks(options: Mapping[str, Any]) -> Ranks:
     """
     environment = cluster_environment()
     world = environment.world_size()
-    nodes = _number(options.get("num_nodes") or _nodes(world), "num_nodes")
-    devices = options.get("devices") or max(1, world // nodes)
+    nodes = _number(_given(options, "num_nodes", _nodes(world)), "num_nodes")
+    devices = _given(options, "devices", max(1, world // nodes))
     chosen = devices if isinstance(devices, list | tuple) else range(_number(devices, "devices"))
     wanted = nodes * len(chosen)
     strategy = str(options.get("strategy") or STRATEGY)
@@ -170,6 +170,10 @@ def join_ranks(options: Mapping[str, Any]) -> Ranks:
     return Ranks(environment.global_rank(), world, nodes)
 
 
+def _given(options: Mapping[str, Any], name: str, default: int) -> Any:
+    return default if options.get(name) is None else options[name]
+
+
 def _nodes(world: int) -> int:
     local = os.environ.get("LOCAL_WORLD_SIZE")
     return world // int(local) if local else int(os.environ.get("SLURM_NNODES", 1)) if world > 1 else 1
@@ -178,7 +182,7 @@ def _nodes(world: int) -> int:
 def _number(value: Any, name: str) -> int:
     if isinstance(value, int) and not isinstance(value, bool) and value > 0:
         return value
-    raise ConfigError(f"trainer.{name}={value} is no whole number of at least 1", way_out=f"Give trainer.{name}=2")
+    raise ConfigError(f"trainer.{name}={value} is no whole number of at least 1", way_out=f"Give trainer.{name}=1")
 
 
 def _leave() -> None:

@@ -1,11 +1,12 @@
 """`run.json`: what a run is, on what it ran and what came of it; and whether a folder may be used for a run."""
 
+import contextlib
 import functools
 import hashlib
 import json
 import platform
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,7 +14,7 @@ import torch
 
 import fomo_ssl
 from fomo_ssl.core.errors import RunError
-from fomo_ssl.core.files import is_stray, remove_strays, write_json
+from fomo_ssl.core.files import exclusive, is_stray, remove_strays, write_json
 from fomo_ssl.training.reading import read_record
 
 Resume = Literal["auto", "never"]
@@ -24,25 +25,40 @@ def digest(recipe: Mapping[str, Any]) -> str:
     return hashlib.blake2b(json.dumps(recipe, sort_keys=True).encode(), digest_size=8).hexdigest()
 
 
-def claim(run: Path, recipe: Mapping[str, Any], resume: Resume) -> dict[str, Any] | None:
-    """Take a folder for a run and clear what killed writers left in it.
+_PATIENCE = 10.0
+"""Seconds in which the processes of a run that was just killed are gone."""
+
+
+@contextlib.contextmanager
+def claim(run: Path, recipe: Mapping[str, Any], resume: Resume) -> Iterator[dict[str, Any] | None]:
+    """Have a folder to oneself for a run, cleared of what killed writers left in it.
 
     Args:
         run: the run directory; made where it is missing.
         recipe: all that decides the result.
         resume: `auto` continues a run of the same recipe; `never` wants an empty folder.
 
-    Returns:
+    Yields:
         The record of the run that is there, or None where the folder was empty.
 
     Raises:
-        RunError: the folder holds another run or no run at all, or holds one and `resume` is `never`.
+        RunError: the folder holds another run or no run at all, holds one and `resume` is `never`, or another process
+            is at work in it.
     """
     run.mkdir(parents=True, exist_ok=True)
+    _check_empty(run, resume)  # a mistake needs no waiting
+    with contextlib.ExitStack() as held:
+        try:
+            held.enter_context(exclusive(run, _PATIENCE))
+        except BlockingIOError as error:
+            what = "another process is at work on this run"
+            raise RunError(what, where=run, way_out="Wait for it to end, or give another run=") from error
+        yield _taken(run, recipe, resume)
+
+
+def _taken(run: Path, recipe: Mapping[str, Any], resume: Resume) -> dict[str, Any] | None:
     record = None
-    if not all(is_stray(entry) for entry in run.iterdir()):
-        if resume == "never":
-            raise RunError("the run directory is not empty", where=run, way_out="Give another run=, or resume=auto")
+    if not _check_empty(run, resume):
         record = read_record(run)
         changed = changes(record.get("recipe", {}), recipe)
         if changed:
@@ -52,6 +68,13 @@ def claim(run: Path, recipe: Mapping[str, Any], resume: Resume) -> dict[str, Any
     for folder in (run, run / "checkpoints", run / "branch_points"):
         remove_strays(folder)
     return record
+
+
+def _check_empty(run: Path, resume: Resume) -> bool:
+    empty = all(is_stray(entry) for entry in run.iterdir())
+    if not empty and resume == "never":
+        raise RunError("the run directory is not empty", where=run, way_out="Give another run=, or resume=auto")
+    return empty
 
 
 def write_record(run: Path, record: Mapping[str, Any]) -> None:

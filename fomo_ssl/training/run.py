@@ -1,5 +1,6 @@
 """One pretraining run from a store to a bundle, in a run directory that can be continued after any kill."""
 
+import contextlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -69,7 +70,8 @@ def pretrain(
 
     Raises:
         StoreError, ConfigError: the store or a setting cannot be used.
-        RunError: the folder holds something else, no checkpoint opens, or the disk is full.
+        RunError: the folder holds something else or another process works in it, no checkpoint opens, or the disk is
+            full.
         NonFiniteLossError: names the scans of the batch.
         CollapseError: the alarm rang; a whole checkpoint is written before.
         KeyboardInterrupt, SystemExit: after SIGINT, and with 143 after SIGTERM; a whole checkpoint is written before.
@@ -84,23 +86,38 @@ def pretrain(
     check_sharding(options, precision, config.compile)
     source = CropSource.open(store, config.data, objective.views, config.crop, config.seed)
     full_recipe = _recipe(objective, config, precision, source, recipe or {"objective": type(objective).__name__})
-    found = ranks.on_first(lambda: claim(run, full_recipe, resume))
-    if found is not None and found["status"] == "finished":
-        return _result(run, found)
+    module = PretrainModule(objective, augment, config.optim, config.steps, source.name_scans, config.accumulate, ranks)
+    with contextlib.ExitStack() as held:
+        found = ranks.on_first(lambda: held.enter_context(claim(run, full_recipe, resume)))
+        if found is not None and found["status"] == "finished":
+            return _result(run, found)
+        return _train(store, run, module, source, config, precision, full_recipe)
+
+
+def _train(
+    store: Path,
+    run: Path,
+    module: PretrainModule,
+    source: CropSource,
+    config: RunConfig,
+    precision: str,
+    recipe: Mapping[str, Any],
+) -> PretrainResult:
+    """Train, release and record, in a folder that is this run's."""
+    objective, ranks = module.objective, module.ranks
     record: dict[str, Any] = {
         "status": "running",
         "n_parameters": sum(p.numel() for p in objective.encoder.parameters()),
         "store": str(store),
         **source.summary(),
-        "recipe_digest": digest(full_recipe),
-        "recipe": full_recipe,
+        "recipe_digest": digest(recipe),
+        "recipe": recipe,
         "health": asdict(config.health),
         "branched_from": _branch(config.start_from),
         "circumstances": circumstances() | {"ranks": ranks.world},
     }
     if ranks.first:
         write_record(run, record)
-    module = PretrainModule(objective, augment, config.optim, config.steps, source.name_scans, config.accumulate, ranks)
     try:
         pace = fit(run, module, source, config, precision)
     except CollapseError as error:
@@ -109,7 +126,7 @@ def pretrain(
         raise
 
     def finish() -> dict[str, Any]:
-        _release(run / "bundle", objective, source, full_recipe)
+        _release(run / "bundle", objective, source, recipe)
         outcome = record | pace | _outcome(run, module.samples_seen)
         write_record(run, outcome)
         return outcome

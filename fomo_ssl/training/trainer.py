@@ -30,6 +30,7 @@ _OURS = {
     "plugins",
     "accumulate_grad_batches",
     "gradient_clip_val",
+    "max_time",  # Lightning's timer stops a run without saving
 }
 
 
@@ -48,6 +49,8 @@ def check_options(options: Mapping[str, Any]) -> dict[str, Any]:
         if name not in known:
             near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
             hint = f"Did you mean {', '.join(near)}?" if near else "See the arguments of Lightning's Trainer"
+            if name == "max_time":
+                hint = "Start the command with `timeout -s TERM 23h`: SIGTERM saves before it stops"
             raise ConfigError(f"trainer.{name} cannot be set", way_out=hint)
     return {name: value for name, value in options.items() if value is not None}
 

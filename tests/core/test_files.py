@@ -1,8 +1,14 @@
+import errno
+import fcntl
+import subprocess
+import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
 
-from fomo_ssl.core.files import atomic_file, atomic_folder, remove_strays, write_json, write_text
+from fomo_ssl.core.files import atomic_file, atomic_folder, exclusive, remove_strays, write_json, write_text
 
 
 def names(folder: Path) -> set[str]:
@@ -70,3 +76,42 @@ def test_writers_with_one_process_number_do_not_meet(tmp_path: Path, monkeypatch
             (other / "y").touch()
     assert names(tmp_path / "f") == {"x"}
     assert names(tmp_path) == {"a", "f"}
+
+
+HOLD = """
+import sys
+from pathlib import Path
+from fomo_ssl.core.files import exclusive
+with exclusive(Path(sys.argv[1])):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_a_folder_has_one_process_and_no_file_is_left(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", HOLD, str(tmp_path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "held\n"
+        with pytest.raises(BlockingIOError), exclusive(tmp_path, patience=0.2):
+            pass
+        assert names(tmp_path) == set()
+        threading.Thread(target=lambda: (time.sleep(0.3), other.kill())).start()
+        with exclusive(tmp_path, patience=30.0):  # a process that was killed holds nothing
+            pass
+
+
+def test_a_folder_that_cannot_be_locked_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Linux gives EBADF for the folder of a network file system, whose locks need a file that is open for writing."""
+
+    def refuse(descriptor: int, operation: int) -> None:
+        raise OSError(errno.EBADF, "Bad file descriptor")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    entered = []
+    with exclusive(tmp_path):
+        entered.append(True)
+    assert entered
+    assert "cannot be locked here" in capsys.readouterr().err

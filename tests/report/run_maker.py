@@ -87,6 +87,7 @@ class RunMaker:
             "notes": [],
         }
         record = {"status": "finished", "kind": "finetune", "recipe": recipe, "circumstances": {"torch": "2.14.1"}}
+        record["inits"] = list(quality)
         (run / "run.json").write_text(json.dumps(record))
         names = [f"sub_{i:02d}" for i in range(CASES)]
         planned = [

@@ -111,6 +111,8 @@ def test_more_devices_than_processes_is_one_line() -> None:
         join_ranks({"accelerator": "cpu", "devices": 2})
     with pytest.raises(ConfigError, match="strategy=deepspeed is not supported"):
         join_ranks({"strategy": "deepspeed"})
+    with pytest.raises(ConfigError, match=r"devices=0 is no whole number"):
+        join_ranks({"devices": 0})
     with pytest.raises(ConfigError, match=r"devices=auto is no whole number"):
         join_ranks({"devices": "auto"})
 

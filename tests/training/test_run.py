@@ -17,6 +17,7 @@ from fomo_ssl.core.errors import ConfigError, RunError
 from fomo_ssl.core.files import atomic_file
 from fomo_ssl.objectives.base import Preview
 from fomo_ssl.synthetic.phantoms import phantom
+from fomo_ssl.training import record
 from fomo_ssl.training.callbacks.health import HealthConfig
 from fomo_ssl.training.callbacks.previews import draw_preview
 from fomo_ssl.training.loggers import build_loggers, wandb_run
@@ -115,30 +116,45 @@ def test_another_recipe_is_refused(store: Path, finished: PretrainResult) -> Non
 
 def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("years of work")
-    with pytest.raises(RunError, match="no run here"):
-        claim(tmp_path, {}, "auto")
+    with pytest.raises(RunError, match="no run here"), claim(tmp_path, {}, "auto"):
+        pass
     assert (tmp_path / "thesis.txt").exists()
 
 
 def test_claiming(tmp_path: Path) -> None:
-    assert claim(tmp_path / "a", {"x": 1}, "auto") is None
-    write_record(tmp_path / "a", {"recipe": {"x": [1, 2]}, "status": "running"})
-    assert claim(tmp_path / "a", {"x": (1, 2)}, "auto") == json.loads((tmp_path / "a" / "run.json").read_text())
+    with claim(tmp_path / "a", {"x": 1}, "auto") as found:
+        assert found is None
+        write_record(tmp_path / "a", {"recipe": {"x": [1, 2]}, "status": "running"})
+    with claim(tmp_path / "a", {"x": (1, 2)}, "auto") as found:
+        assert found == json.loads((tmp_path / "a" / "run.json").read_text())
+
+
+def test_a_run_has_one_process_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(record, "_PATIENCE", 0.3)
+    with claim(tmp_path / "a", {"x": 1}, "auto"):
+        write_record(tmp_path / "a", {"recipe": {"x": 1}, "status": "running"})
+        with pytest.raises(RunError, match="another process is at work"), claim(tmp_path / "a", {"x": 1}, "auto"):
+            pass
+        with claim(tmp_path / "b", {"x": 1}, "auto"):
+            pass
+    with claim(tmp_path / "a", {"x": 1}, "auto"):
+        pass
 
 
 @pytest.mark.parametrize(("recipe", "resume"), [({"x": 1}, "never"), ({"x": 2}, "auto")])
 def test_a_folder_that_is_refused_stays_as_it_is(tmp_path: Path, recipe: dict[str, int], resume: Any) -> None:
     """Its run may be saving just now: a mistaken second command must not take the file away under it."""
-    claim(tmp_path, {"x": 1}, "never")
     write_record(tmp_path, {"recipe": {"x": 1}, "status": "running"})
-    with atomic_file(tmp_path / "checkpoints" / "samples_000000000004.ckpt"), pytest.raises(RunError):
-        claim(tmp_path, recipe, resume)
+    saving = atomic_file(tmp_path / "checkpoints" / "samples_000000000004.ckpt")
+    with saving, pytest.raises(RunError), claim(tmp_path, recipe, resume):
+        pass
     assert (tmp_path / "checkpoints" / "samples_000000000004.ckpt").exists()
 
 
 def test_a_folder_with_nothing_but_what_a_killed_writer_left_is_empty(tmp_path: Path) -> None:
     (tmp_path / ".run.json.partial-7").touch()
-    assert claim(tmp_path, {}, "never") is None
+    with claim(tmp_path, {}, "never") as found:
+        assert found is None
     assert not list(tmp_path.iterdir())
 
 
@@ -224,6 +240,8 @@ def test_trainer_options() -> None:
     assert check_options({"accelerator": "cpu"}) == {"accelerator": "cpu"}
     with pytest.raises(ConfigError, match="Did you mean accelerator"):
         check_options({"acelerator": "cpu"})
+    with pytest.raises(ConfigError, match=r"trainer\.max_time cannot be set"):
+        check_options({"max_time": "00:01:00:00"})
     with pytest.raises(ConfigError, match=r"trainer\.max_steps cannot be set"):
         check_options({"max_steps": 3})
 
