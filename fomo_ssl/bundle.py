@@ -4,6 +4,7 @@
     encoder.safetensors                the encoder
     head.safetensors, task.json        a finetuned model has them too
     pretraining/objective.safetensors  what the objective throws away, to continue pretraining
+    pretraining/seen.safetensors       digests of the subjects and files that were trained on, to recognise them
     README.md                          model card
 
 The same weights and configuration give the same bytes: nothing in the folder depends on time or machine.
@@ -25,6 +26,7 @@ from torch import Tensor, nn
 
 from fomo_ssl.core.errors import BundleError, Reason, RejectedScan, UnknownNameError
 from fomo_ssl.core.files import atomic_folder, write_json, write_text
+from fomo_ssl.core.seen import SeenData
 from fomo_ssl.core.types import Triple
 from fomo_ssl.encoders import create_encoder
 from fomo_ssl.encoders.base import Encoder, inflate_stem
@@ -35,6 +37,7 @@ from fomo_ssl.imaging.intensity import NORMALISATIONS, normalise
 from fomo_ssl.imaging.nifti import Volume
 
 SCHEMA = 1
+_SEEN = "pretraining/seen.safetensors"
 MAX_EMBED_VOXELS = 2**25
 """Largest volume, after preprocessing, that `embed` takes in one piece: 320^3, any head at 1 mm with room to spare."""
 
@@ -146,6 +149,7 @@ def save_bundle(
     *,
     head: nn.Module | None = None,
     pretraining: Mapping[str, Tensor] | None = None,
+    seen: SeenData | None = None,
 ) -> None:
     """Write a bundle; `path` is replaced as a whole or left as it was.
 
@@ -155,6 +159,7 @@ def save_bundle(
         config: `config.encoder` and its arguments must build this encoder again.
         head: a finetuned model's head.
         pretraining: the objective's own tensors.
+        seen: the subjects and scans that the encoder was pretrained on.
     """
     with atomic_folder(Path(path)) as folder:
         _save_tensors(folder / "encoder.safetensors", encoder.state_dict())
@@ -163,6 +168,10 @@ def save_bundle(
         if pretraining is not None:
             (folder / "pretraining").mkdir()
             _save_tensors(folder / "pretraining" / "objective.safetensors", pretraining)
+        if seen is not None:
+            (folder / "pretraining").mkdir(exist_ok=True)
+            tensors = {"subjects": torch.from_numpy(seen.subjects), "files": torch.from_numpy(seen.files)}
+            _save_tensors(folder / _SEEN, tensors)
         if config.task is not None:
             write_json(folder / "task.json", config.task)
         body = {name: value for name, value in asdict(config).items() if name != "task"}
@@ -257,6 +266,21 @@ def bundle_digest(path: Path) -> str:
                 own = hashlib.file_digest(opened, lambda: hashlib.blake2b(digest_size=16))
             content.update(f"{name} {own.hexdigest()}\n".encode())
     return content.hexdigest()
+
+
+def load_seen(path: Path) -> SeenData | None:
+    """The subjects and scans that a bundle's encoder was pretrained on; None where the bundle does not say.
+
+    Raises:
+        BundleError: the file is damaged.
+    """
+    file = Path(path) / _SEEN
+    if not file.is_file():
+        return None
+    tensors = _load_tensors(file)
+    if tensors.keys() != {"subjects", "files"}:
+        raise BundleError("holds other tensors than subjects and files", where=file, way_out="Copy the bundle again")
+    return SeenData(tensors["subjects"].numpy(), tensors["files"].numpy())
 
 
 def load_head_state(path: Path) -> dict[str, Tensor]:

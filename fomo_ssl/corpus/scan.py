@@ -69,7 +69,7 @@ def _outcomes(job: Job, path: Path) -> list[Outcome]:
         if error.reason != Reason.SEVERAL_VOLUMES:
             raise
         return _series(job, path)
-    return [_accepted(job, job.row, volume, _digest(path))]
+    return [_accepted(job, job.row, volume, digest_file(path))]
 
 
 def _series(job: Job, path: Path) -> list[Outcome]:
@@ -81,7 +81,7 @@ def _series(job: Job, path: Path) -> list[Outcome]:
     outcomes = [
         _refused(job, replace(job.row, volume=at), why) for at, why in (p for p in plan if isinstance(p, tuple))
     ]
-    volumes, digest = read_sums(path, [part.weights for part in parts]), _digest(path)
+    volumes, digest = read_sums(path, [part.weights for part in parts]), digest_file(path)
     for part, volume in zip(parts, volumes, strict=True):
         row = replace(job.row, sequence=part.sequence, volume=part.volume)
         if isinstance(volume, RejectedScan):
@@ -123,7 +123,7 @@ def check_slices(volume: Volume, least: int) -> None:
         raise RejectedScan(Reason.TOO_FEW_SLICES, f"shape {volume.data.shape}, at least {least} along each axis")
 
 
-def _digest(path: Path) -> str:
+def digest_file(path: Path) -> str:
     """Of the file as it is, for a member of an archive as it would be unpacked: equal digests are duplicates.
 
     Raises:

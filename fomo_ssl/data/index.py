@@ -1,7 +1,6 @@
 """The index of a store as NumPy columns: what sampling needs of every scan, with no Python object per row."""
 
 import csv
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from jaxtyping import Bool, Float, Float32, Float64, Int64, UInt64
 
 from fomo_ssl.core.errors import ConfigError, StoreError
 from fomo_ssl.core.seeding import mix
+from fomo_ssl.core.seen import JOIN, subject_id
 from fomo_ssl.corpus.store import Store
 
 
@@ -60,7 +60,7 @@ class ScanIndex:
         sequence, sequence_names = _codes(table, "sequence")
         subject_code, subject_names = _codes(table, "dataset", "subject")
         session, _ = _codes(table, "dataset", "subject", "session")
-        subject = np.array([_stable_id(name) for name in subject_names], dtype=np.uint64)[subject_code]
+        subject = np.array([subject_id(*name.split(JOIN)) for name in subject_names], dtype=np.uint64)[subject_code]
         by_subject = np.argsort(subject, kind="stable")
         return cls(
             subject=subject,
@@ -150,32 +150,46 @@ def select_sequences(index: ScanIndex, rows: Int64[np.ndarray, "_"], names: list
 
 
 def excluded_scans(store: Store, table: Path) -> Int64[np.ndarray, "_"]:
-    """Rows of a store that a CSV names in its columns `path` and, where it has one, `volume`, in row order.
+    """Rows of a store that a CSV names, in row order.
 
-    `data_flags.csv` of `python -m fomo_ssl.data_report` is such a table, or the lines of it that one agrees with.
+    By its columns `path` and, where it has one, `volume`, as the lines of `data_flags.csv` of
+    `python -m fomo_ssl.data_report` that one agrees with; or, without `path`, by `dataset` and `subject`, as the test
+    subjects of a task.
 
     Raises:
-        ConfigError: no such file, no CSV in UTF-8, no column `path`, or not one of its scans is in the store.
+        ConfigError: no such file, no CSV in UTF-8, other columns, or not one of its scans is in the store.
     """
+    lines = _read_table(table)
+    columns: tuple[str, str] = ("path", "volume")
+    if lines and "path" not in lines[0]:
+        columns = ("dataset", "subject")
+        if not set(columns) <= lines[0].keys():
+            way_out = "Give a CSV as data_report writes it, or one of dataset and subject"
+            raise ConfigError("no column named path", where=table, way_out=way_out)
+    try:
+        named = {tuple(_cell(line, name) for name in columns) for line in lines}
+    except ValueError as error:
+        raise ConfigError(f"column volume: {error}", where=table, way_out="Give whole numbers") from error
+    scans = zip(*(store.index.column(name).to_pylist() for name in columns), strict=True)
+    found = [row for row, scan in enumerate(scans) if scan in named]
+    if named and not found:
+        raise ConfigError("none of its scans is in the store", where=table, way_out="Is it the table of this store?")
+    return np.array(found, dtype=np.int64)
+
+
+def _read_table(table: Path) -> list[dict[str, str]]:
     try:
         # Spreadsheet programs begin a file with a byte order mark.
         with table.open(encoding="utf-8-sig", newline="") as file:
-            lines = list(csv.DictReader(file))
+            return list(csv.DictReader(file))
     except OSError as error:
         raise ConfigError(f"cannot be read: {error.strerror}", where=table, way_out="Check data.exclude") from error
     except (UnicodeDecodeError, csv.Error) as error:
         raise ConfigError(f"is no CSV in UTF-8 ({error})", where=table, way_out="Save it as CSV in UTF-8") from error
-    if lines and "path" not in lines[0]:
-        raise ConfigError("no column named path", where=table, way_out="Give a CSV as data_report writes it")
-    try:
-        named = {(line["path"], _whole(line.get("volume") or "0")) for line in lines}
-    except ValueError as error:
-        raise ConfigError(f"column volume: {error}", where=table, way_out="Give whole numbers") from error
-    columns = (store.index.column(name).to_pylist() for name in ("path", "volume"))
-    found = [row for row, scan in enumerate(zip(*columns, strict=True)) if scan in named]
-    if named and not found:
-        raise ConfigError("none of its scans is in the store", where=table, way_out="Is it the table of this store?")
-    return np.array(found, dtype=np.int64)
+
+
+def _cell(line: Mapping[str, str], column: str) -> str | int:
+    return _whole(line.get(column) or "0") if column == "volume" else line[column]
 
 
 def sampling_weights(
@@ -218,10 +232,6 @@ def _whole(text: str) -> int:
     return int(number)
 
 
-def _stable_id(name: str) -> int:
-    return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "little")
-
-
 def _column(table: Any, name: str) -> Any:
     """One Arrow column as a single chunk, so that NumPy can look at the memory-mapped file itself."""
     if name not in table.column_names:
@@ -235,7 +245,7 @@ def _codes(table: Any, *names: str) -> tuple[Int64[np.ndarray, "n"], tuple[str, 
     import pyarrow.compute as pc
 
     columns = [pc.fill_null(_column(table, name).cast(pa.string()), "") for name in names]
-    joined = columns[0] if len(columns) == 1 else pc.binary_join_element_wise(*columns, "\x1f")
+    joined = columns[0] if len(columns) == 1 else pc.binary_join_element_wise(*columns, JOIN)
     encoded = joined.dictionary_encode()
     names_by_code = tuple(encoded.dictionary.to_pylist())
     # Codes by name and not by first appearance: the order of the rows must not matter.

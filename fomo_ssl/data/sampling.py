@@ -6,7 +6,7 @@ Nothing is shuffled in memory and nothing has to be saved: workers, ranks and a 
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float, Int64
+from jaxtyping import Bool, Float, Int64
 
 from fomo_ssl.core.errors import ConfigError
 from fomo_ssl.core.seeding import mix, numpy_generator, sample_key
@@ -77,6 +77,13 @@ class Sampler:
     def __len__(self) -> int:
         """Samples in one epoch."""
         return len(self.rows) * self.crops_per_scan
+
+    @property
+    def drawn(self) -> Bool[np.ndarray, "k"]:
+        """Which of `rows` can come first in a sample: those whose weight is not zero."""
+        if self._cumulative is None:
+            return np.ones(len(self.rows), dtype=bool)
+        return np.diff(self._cumulative, prepend=0.0) > 0
 
     def request(self, i: int, attempt: int = 0) -> Request:
         """Rows, corners and key of global sample `i`; attempts above 0 are other draws, for scans that do not open."""

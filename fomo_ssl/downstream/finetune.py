@@ -22,6 +22,7 @@ from fomo_ssl.core.types import Triple
 from fomo_ssl.downstream.cases import Example
 from fomo_ssl.downstream.metrics import METRICS
 from fomo_ssl.downstream.recipe import Recipe
+from fomo_ssl.downstream.seen import find_seen, to_line
 from fomo_ssl.downstream.splits import Split, extend_splits
 from fomo_ssl.downstream.stopping import hold_out
 from fomo_ssl.downstream.summary import Row, summarise, to_json, to_table
@@ -74,6 +75,9 @@ def finetune(
     units = [Unit(split, init) for split in splits for init in inits]  # type: ignore[arg-type]
     description = _describe(plan, splits)
     weights = None if bundle is None else bundle_digest(bundle)
+    seen = None if bundle is None else find_seen(task, splits, bundle)
+    if seen:
+        print(to_line(task.name, splits, seen), file=sys.stderr)
     with claim(run, description, resume) as found:
         before = found or {}
         if before.get("bundle_digest", weights) != weights:
@@ -85,6 +89,7 @@ def finetune(
             "inits": sorted({*inits, *before.get("inits", ())}),  # the other arm may be asked for later
             "recipe": description,
             "bundle_digest": weights,
+            "seen_in_pretraining": seen,
             "circumstances": circumstances(),
         }
         write_record(run, record)

@@ -59,9 +59,7 @@ def _of_run(run: Run, without_twin: Sequence[str]) -> Iterator[Failure]:
 
 def _missing_units(run: Run) -> list[str]:
     done = {unit.folder.name for unit in run.units}
-    begun = {init for init in INITS for folder in run.path.glob(f"units/*_{init}") if folder.is_dir()}
-    inits = [init for init in INITS if init in begun or init == ("pretrained" if run.bundle else "scratch")]
-    planned = [f"{_split_name(split)}_{init}" for split in run.splits for init in inits]
+    planned = [f"{_split_name(split)}_{init}" for split in run.splits for init in INITS if init in run.inits]
     return [name for name in planned if name not in done]
 
 

@@ -26,10 +26,20 @@ def describe(run: Run) -> dict[str, Any]:
         "finished": len(run.units),
         "unfinished": run.unfinished,
         "minutes": seconds / 60.0,
-        "notes": list(recipe.get("notes", ())),
+        "notes": [*recipe.get("notes", ()), *_seen(run)],
         "configuration": json.dumps(recipe, indent=2, ensure_ascii=False),
         "fingerprints": fingerprints(run),
     }
+
+
+def _seen(run: Run) -> list[str]:
+    if run.bundle is None:
+        return []
+    if run.seen is None:
+        return ["which subjects the encoder was pretrained on is not recorded"]
+    return [
+        f"{run.seen[0]} of {run.seen[1]} test cases are of subjects that the encoder was pretrained on, without labels"
+    ]
 
 
 def fingerprints(run: Run) -> dict[str, str]:

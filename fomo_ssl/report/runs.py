@@ -4,7 +4,7 @@ import csv
 import glob
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +61,18 @@ class Run:
         return recipe
 
     @property
+    def inits(self) -> set[str]:
+        """The arms that were asked for; early runs do not say, and then those that are there."""
+        return set(self.record.get("inits", ())) or {unit.init for unit in self.units}
+
+    @property
+    def seen(self) -> tuple[int, int] | None:
+        """Test cases whose subject the encoder was pretrained on, of how many; None where nobody knows."""
+        seen: Mapping[str, str] | None = self.record.get("seen_in_pretraining")
+        test = {name for split in self.splits for name in split.get("test", ())}
+        return None if seen is None else (len(test & seen.keys()), len(test))
+
+    @property
     def bundle(self) -> Path | None:
         """The pretrained bundle, which may have moved since."""
         bundle = self.recipe.get("bundle")
@@ -107,9 +119,8 @@ def read_run(path: Path) -> Run:
     record, splits = _read_json(path / "run.json"), _read_json(path / "splits.json")
     units = [read_unit(file.parent) for file in sorted(path.glob("units/*/result.json"))]
     folds = 1 + max((-1 if split["fold"] is None else split["fold"] for split in splits), default=-1)
-    # Early runs do not say which arms were planned.
-    inits = record.get("inits") or {unit.init for unit in units}
-    return Run(path, record, units, len(splits) * len(inits) - len(units), folds, splits)
+    run = Run(path, record, units, 0, folds, splits)
+    return replace(run, unfinished=len(splits) * len(run.inits) - len(units))
 
 
 def read_unit(folder: Path) -> Unit:

@@ -190,4 +190,4 @@ def _release(path: Path, objective: Objective, source: CropSource, recipe: Mappi
     )
     training = {"samples": recipe["samples"], **source.summary(), "recipe": dict(recipe)}
     bundle = BundleConfig(encoder.name, dict(encoder.arguments), encoder.in_channels, contract, training)
-    save_bundle(path, encoder, bundle, pretraining=objective.pretraining_state())
+    save_bundle(path, encoder, bundle, pretraining=objective.pretraining_state(), seen=source.seen())

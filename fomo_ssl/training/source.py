@@ -11,6 +11,7 @@ import torch
 
 from fomo_ssl.core.errors import StoreError
 from fomo_ssl.core.seeding import numpy_generator
+from fomo_ssl.core.seen import SeenData, file_id
 from fomo_ssl.core.types import CropBatch, Triple, ViewSpec
 from fomo_ssl.corpus.store import Store
 from fomo_ssl.data.index import ScanIndex, Split, excluded_scans, sampling_weights, select_sequences, split_by_subject
@@ -29,7 +30,8 @@ class DataConfig:
         held_out: fraction (float) or number (int) of subjects kept out of training.
         sequences: names of the sequences to use; None takes all.
         dataset_weights, sequence_weights: relative weights of scans; with any, samples are drawn with replacement.
-        exclude: CSV of scans to leave out, by the columns `path` and `volume`; the split of the others does not change.
+        exclude: CSV of scans to leave out, by the columns `path` and `volume`, or else `dataset` and `subject`; the split
+            of the others does not change.
         crops_per_scan: samples in a row that come from one scan.
         workers: processes that read ahead; the batches do not depend on it.
         max_unreadable: scans that may be missing or damaged before the run stops; up to there each is reported and
@@ -155,6 +157,15 @@ class CropSource:
         columns = [self.store.index.column(name) for name in ("dataset", "subject", "session", "sequence")]
         rows = dict.fromkeys(batch.rows.flatten().tolist())
         return ", ".join("/".join(str(column[row].as_py()) for column in columns) for row in rows)
+
+    def seen(self) -> SeenData:
+        """What training may draw from: all scans of the subjects of whom any scan has a weight above zero."""
+        rows = self.split.train
+        drawn = np.unique(self.index.subject[rows[self.sampler.drawn]])
+        digests = self.store.index.column("source_digest").take(rows[np.isin(self.index.subject[rows], drawn)])
+        # Scans that were added from memory have no file.
+        files = np.array([file_id(digest) for digest in digests.to_pylist() if digest], dtype=np.int64)
+        return SeenData(np.sort(drawn.view(np.int64)), np.unique(files))
 
     @property
     def sequences(self) -> tuple[str, ...]:

@@ -134,6 +134,10 @@ def test_scans_of_a_table_are_left_out(store, tmp_path):
     assert excluded_scans(store, table).tolist() == [4]
     table.write_text("path\n")
     assert excluded_scans(store, table).tolist() == []
+    dataset, subject = (store.index.column(name).to_pylist() for name in ("dataset", "subject"))
+    table.write_text(f"dataset,subject\n{dataset[2]},{subject[2]}\nnowhere,{subject[0]}\n")
+    own = [row for row, one in enumerate(zip(dataset, subject, strict=True)) if one == (dataset[2], subject[2])]
+    assert excluded_scans(store, table).tolist() == own
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from lightning.pytorch.loggers import WandbLogger
 from safetensors.torch import load_file
 from training_runs import file_digests, small_run
 
-from fomo_ssl.bundle import load_config, load_encoder
+from fomo_ssl.bundle import load_config, load_encoder, load_seen
 from fomo_ssl.core.errors import ConfigError, RunError
 from fomo_ssl.core.files import atomic_file
 from fomo_ssl.objectives.base import Preview
@@ -227,6 +227,9 @@ def test_excluded_scans_are_not_trained_on(store: Path, tmp_path: Path) -> None:
     small_run(store, tmp_path / "run", samples=4, data=DataConfig(0.0, exclude=tmp_path / "flags.csv", workers=0))
     record = json.loads((tmp_path / "run/run.json").read_text())
     assert (record["scans"], record["excluded_scans"]) == (6, 4)
+    seen = load_seen(tmp_path / "run" / "bundle")
+    assert seen is not None
+    assert len(seen.subjects) == 3
     with pytest.raises(RunError, match="excluded"):
         small_run(store, tmp_path / "run", samples=4, resume="auto", data=DataConfig(0.0, workers=0))
 

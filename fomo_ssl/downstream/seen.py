@@ -1,0 +1,41 @@
+"""Cases of a task whose subject the encoder was pretrained on: without labels, but a new subject is another matter."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from fomo_ssl.bundle import load_seen
+from fomo_ssl.core.seen import How
+from fomo_ssl.corpus.scan import digest_file
+from fomo_ssl.downstream.splits import Split
+from fomo_ssl.downstream.tasks import Task
+
+
+def find_seen(task: Task, splits: Sequence[Split], bundle: Path) -> dict[str, How] | None:
+    """How each case of the splits that was seen in pretraining is recognised, by name.
+
+    By dataset and subject where the task names datasets, else by the bytes of its files; None where the bundle does not
+    say what it was pretrained on.
+
+    Raises:
+        BundleError: the bundle is damaged.
+        RejectedScan: a file cannot be read.
+    """
+    known = load_seen(bundle)
+    if known is None:
+        return None
+    names = sorted({name for split in splits for name in (*split.train, *split.validation, *split.test)})
+    found = {}
+    for case in (task[name] for name in names):
+        how = known.recognise(case.dataset, case.subject, map(digest_file, case.images.values()))
+        if how is not None:
+            found[case.name] = how
+    return found
+
+
+def to_line(task: str, splits: Sequence[Split], seen: Mapping[str, How]) -> str:
+    """What to say of it: a sentence."""
+    test = {name for split in splits for name in split.test}
+    train = {name for split in splits for name in (*split.train, *split.validation)}
+    counts = [f"{len(names & seen.keys())} of {len(names)}" for names in (test, train)]
+    what = f"{counts[0]} test cases and {counts[1]} training cases are of subjects that the encoder was pretrained on"
+    return f"{task}: {what}, without labels (run.json names them)"
