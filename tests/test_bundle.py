@@ -12,16 +12,16 @@ from safetensors.torch import load_file, save_file
 
 from fomo_ssl import create_encoder, load_encoder
 from fomo_ssl.bundle import (
-    SCHEMA,
     BundleConfig,
     InputContract,
     load_config,
     load_head_state,
     load_state,
     load_weights,
-    model_card,
     save_bundle,
 )
+from fomo_ssl.bundle.card import model_card
+from fomo_ssl.bundle.config import SCHEMA
 from fomo_ssl.core.errors import BundleError, RejectedScan
 from fomo_ssl.encoders import LateFusion
 from fomo_ssl.imaging import nifti
@@ -283,7 +283,7 @@ def test_embed_rejects_an_array_without_voxels(bundle: Path) -> None:
 
 
 def test_embed_refuses_volumes_beyond_the_limit(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fomo_ssl.bundle.MAX_EMBED_VOXELS", 1000)
+    monkeypatch.setattr("fomo_ssl.bundle.released.MAX_EMBED_VOXELS", 1000)
     with pytest.raises(RejectedScan, match="too_large"):
         load_encoder(bundle).embed(phantom(3))
 

@@ -30,8 +30,8 @@ class DataConfig:
         held_out: fraction (float) or number (int) of subjects kept out of training.
         sequences: names of the sequences to use; None takes all.
         dataset_weights, sequence_weights: relative weights of scans; with any, samples are drawn with replacement.
-        exclude: CSV of scans to leave out, by the columns `path` and `volume`, or else `dataset` and `subject`; the split
-            of the others does not change.
+        exclude: CSV of scans to leave out, by the columns `path` and `volume`, or else by `dataset` and `subject`; the
+            split of the others does not change.
         crops_per_scan: samples in a row that come from one scan.
         workers: processes that read ahead; the batches do not depend on it.
         max_unreadable: scans that may be missing or damaged before the run stops; up to there each is reported and
