@@ -1,6 +1,5 @@
 """A downstream task: cases with images and a label, from any of the layouts in `layouts`."""
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -8,13 +7,12 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Literal, TypeVar
 
-import numpy as np
-
 from fomo_ssl.core.errors import TaskError
+from fomo_ssl.downstream.labels import KINDS as KINDS
+from fomo_ssl.downstream.labels import Kind as Kind
+from fomo_ssl.downstream.labels import Label, check_class, count_classes, infer_kind, parse_label
 
-Kind = Literal["segmentation", "classification", "regression"]
 Missing = Literal["error", "skip", "zeros"]
-KINDS: tuple[Kind, ...] = ("segmentation", "classification", "regression")
 _Word = TypeVar("_Word", bound=str)
 # Susceptibility contrast comes as either; where a model takes one of them, a session offers whichever it has.
 _TWINS = {"swi": "t2s", "t2s": "swi"}
@@ -36,7 +34,7 @@ class Case:
     subject: str
     session: str
     images: Mapping[str, Path]
-    label: Path | float | int
+    label: Label
     dataset: str = ""
 
 
@@ -67,7 +65,7 @@ class Task:
         return {case.name: case for case in self.cases}
 
     @property
-    def labels(self) -> list[Path | float | int]:
+    def labels(self) -> list[Label]:
         """The label of every case, in order."""
         return [case.label for case in self.cases]
 
@@ -141,7 +139,7 @@ def load_task(
     ]
     cases.sort(key=lambda case: case.name)
     _check_unique(cases, raw.root)
-    classes = raw.classes or count_classes(cases, of_kind)
+    classes = raw.classes or count_classes([case.label for case in cases], of_kind)
     for case in cases if of_kind == "classification" else ():
         check_class(int(case.label), classes, raw.root / case.name)  # type: ignore[arg-type]
     return Task(raw.name, of_kind, entries, tuple(cases), classes, policy, tuple(notes))
@@ -157,79 +155,6 @@ def find_kind(path: str | Path) -> Kind:
 
     raw = read_layout(Path(path))
     return _choose("kind", raw.kind, KINDS, raw.root) or infer_kind([case.label for case in raw.cases])
-
-
-def infer_kind(labels: Sequence[Path | str]) -> Kind:
-    """Masks mean segmentation; numbers that are exactly 0 … K-1 (K >= 2) classification; other numbers regression."""
-    if all(isinstance(label, Path) for label in labels):
-        return "segmentation"
-    try:
-        values = sorted({float(str(label)) for label in labels})
-    except ValueError:
-        return "classification"  # parse_label says which label it is that cannot be read
-    return "classification" if len(values) > 1 and values == [float(k) for k in range(len(values))] else "regression"
-
-
-def parse_label(label: Path | str, kind: Kind, root: Path) -> Path | float | int:
-    """A layout's label as the kind of task wants it.
-
-    Raises:
-        TaskError: a mask where a number belongs, or the reverse; text that is no number; a class that is no index.
-    """
-    if kind == "segmentation":
-        if isinstance(label, Path):
-            return label
-        raise TaskError(f"the label {label!r} is no mask", where=root, way_out="Check kind")
-    try:
-        value = float(str(label))
-    except ValueError:
-        value = math.nan
-    if not math.isfinite(value):
-        raise TaskError(
-            f"the label {str(label)!r} is no number", where=root, way_out="Write numbers, classes as 0, 1 …"
-        )
-    if kind == "regression":
-        return value
-    if value < 0 or value != int(value):
-        raise TaskError(f"the label {label!r} is no class index", where=root, way_out="Number the classes 0, 1 …")
-    return int(value)
-
-
-def count_classes(cases: Sequence[Case], kind: Kind) -> int:
-    """Number of classes: largest class of the labels + 1; reads every mask.
-
-    Raises:
-        TaskError: all labels are 0, or a class is in no label: each case would agree on its absence, and score for it.
-    """
-    if kind == "regression":
-        return 1
-    from fomo_ssl.downstream.masks import read_mask
-
-    first: dict[int, Path | float | int] = {}
-    for label in (case.label for case in cases):
-        found = np.unique(read_mask(label)).tolist() if isinstance(label, Path) else [int(label)]
-        first = dict.fromkeys(found, label) | first
-    largest = max(first)
-    if largest < 1:
-        raise TaskError("all labels are 0: there is nothing to learn", where=str(cases[0].label))
-    lowest = 1 if kind == "segmentation" else 0
-    lacking = next((k for k in range(lowest, largest) if k not in first), None)
-    if lacking is not None:
-        label, what = first[largest], f"class {largest} is there, class {lacking} is in no label"
-        way_out = "Number the classes 0, 1, 2 …, or state classes in task.yaml"
-        raise TaskError(what, where=label if isinstance(label, Path) else None, way_out=way_out)
-    return largest + 1
-
-
-def check_class(largest: int, classes: int, where: Path) -> None:
-    """Refuse a label beyond the classes of its task.
-
-    Raises:
-        TaskError: it is.
-    """
-    if largest >= classes:
-        what = f"label {largest} is no class of a task that states {classes} (0 to {classes - 1})"
-        raise TaskError(what, where=where, way_out="Correct the label, or classes in task.yaml or dataset.json")
 
 
 def alternatives(channel: str, channels: Sequence[str]) -> list[str]:

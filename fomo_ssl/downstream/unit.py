@@ -20,23 +20,22 @@ from fomo_ssl.downstream import scores
 from fomo_ssl.downstream.batches import BatchStream
 from fomo_ssl.downstream.cases import Example, load_example
 from fomo_ssl.downstream.inference import predict_mask, predict_scan
+from fomo_ssl.downstream.labels import check_class
 from fomo_ssl.downstream.metrics import METRICS, segmentation_metrics
 from fomo_ssl.downstream.models import TaskModel, TaskSpec, pretrained_encoder, save_model, scratch_encoder
 from fomo_ssl.downstream.module import CurvePoint, FinetuneModule
+from fomo_ssl.downstream.pictures import write_pictures
 from fomo_ssl.downstream.recipe import Recipe, Schedule
 from fomo_ssl.downstream.splits import Split
 from fomo_ssl.downstream.stopping import EarlyStopping, hold_out, validation_loss
-from fomo_ssl.downstream.tasks import Task, check_class
+from fomo_ssl.downstream.tasks import Task
 from fomo_ssl.encoders import Encoder
-from fomo_ssl.imaging import nifti
 from fomo_ssl.imaging.canonical import CanonicalSpec
 from fomo_ssl.layers.lora import add_lora, merge_lora
 from fomo_ssl.layers.recompute import set_grad_checkpointing
 from fomo_ssl.training.trainer import build_trainer, choose_precision, quiet
 
 Init = Literal["pretrained", "scratch"]
-PICTURED = 3
-"""Number of best, of median and of worst test cases whose masks are kept for the report."""
 
 
 @dataclass(frozen=True)
@@ -109,7 +108,7 @@ def run_unit(plan: Plan, unit: Unit, cache: MutableMapping[str, Example]) -> dic
     tested = time.perf_counter()
     write_text(folder / "curve.csv", _curve_csv(curve))
     write_text(folder / "predictions.csv", scores.to_csv(predictions))
-    pictures = _write_pictures(folder, predictions, examples, masks)
+    pictures = write_pictures(folder, predictions, examples, masks)
     result = {
         "unit": unit.name,
         "task": plan.task.name,
@@ -264,36 +263,6 @@ def _number_row(spec: TaskSpec, outputs: np.ndarray, target: float) -> dict[str,
         return {"target": target, "prediction": float(outputs[1])}
     probabilities = {f"probability_{label}": float(p) for label, p in enumerate(outputs)}
     return {"target": target, "prediction": float(outputs.argmax()), **probabilities}
-
-
-def _write_pictures(
-    folder: Path, predictions: scores.Predictions, examples: Sequence[Example], masks: Mapping[str, np.ndarray]
-) -> dict[str, list[dict[str, Any]]]:
-    """Masks of the best, the median and the worst cases as NIfTI, with the paths a report needs to draw them."""
-    if not masks:
-        return {}
-    order = np.argsort(-predictions.columns["dice"], kind="stable")
-    pictures: dict[str, list[dict[str, Any]]] = {}
-    middle = max(0, (len(order) - PICTURED) // 2)
-    chosen = {"best": order, "median": order[middle:], "worst": order[::-1]}
-    for which, rows in ((which, rows[:PICTURED]) for which, rows in chosen.items()):
-        pictures[which] = []
-        for row in rows:
-            example = examples[int(row)]
-            name = example.case.name
-            (folder / "masks").mkdir(exist_ok=True)
-            # A subject may be called by a path, which must not lead out of the folder.
-            stem = name if "/" not in name else f"{name.replace('/', '_')}_{row}"
-            file = folder / "masks" / f"{stem}.nii.gz"
-            nifti.write(file, masks[name], example.prepared.grid.affine)
-            image, label = next(iter(example.case.images.values())), Path(str(example.case.label))
-            paths = {
-                "image": str(image.resolve()),
-                "label": str(label.resolve()),
-                "prediction": f"masks/{file.name}",
-            }
-            pictures[which].append({"case": name, "dice": float(predictions.columns["dice"][row]), **paths})
-    return pictures
 
 
 def _curve_csv(curve: Sequence[CurvePoint]) -> str:
