@@ -46,6 +46,7 @@ def main(config: dict[str, Any]) -> None:
     store = path(config["store"], "store")
     Store.open(store)  # a wrong path is an error at once, before Lightning's slow import
     from fomo_ssl.report.training_page import write_training_report
+    from fomo_ssl.training.initial import describe_initial
     from fomo_ssl.training.lengths import pretrain_lengths
     from fomo_ssl.training.ranks import join_ranks
     from fomo_ssl.training.run import pretrain
@@ -59,7 +60,10 @@ def main(config: dict[str, Any]) -> None:
         run_config = replace(run_config, batch_size=choose_batch_size(config, run, run_config, ranks))
     lengths = build_lengths(config["budget"])
     recipe = {"objective": config["objective"], "augment": config["augment"]}
-    common: dict[str, Any] = {"store": store, "resume": resume, "recipe": recipe}
+    init = None if config["init"] is None else path(config["init"], "init")
+    if init is not None and ranks.first:
+        print(describe_initial(init, config["objective"], Store.open(store).spec), file=sys.stderr)
+    common: dict[str, Any] = {"store": store, "resume": resume, "recipe": recipe, "init": init}
     try:
         if lengths is None:
             objective, augment = build_objective(config, run_config.seed)
@@ -89,20 +93,27 @@ def default_run(config: Mapping[str, Any]) -> str:
 
 
 def build_objective(config: Mapping[str, Any], seed: int) -> "tuple[Objective, Augmenter]":
-    """The objective around its new encoder, with seeded weights, and the augmentation.
+    """The objective around its encoder, with seeded weights or those of `init`, and the augmentation.
 
     Raises:
-        ConfigError: one of them refuses its settings.
+        BundleError: `init` is no bundle.
+        ConfigError: one of them refuses its settings, or `init` holds another encoder.
     """
     from fomo_ssl.data.augment import Augmenter
     from fomo_ssl.encoders import create_encoder
     from fomo_ssl.objectives import create_objective
     from fomo_ssl.training.checkpoint import seed_everything
+    from fomo_ssl.training.initial import continue_objective, initial_encoder
 
+    init = None if config["init"] is None else path(config["init"], "init")
     seed_everything(seed)
     encoder_args, objective_args = dict(config["encoder"]), dict(config["objective"])
     encoder = _built("encoder", create_encoder, encoder_args.pop("name"), **encoder_args)
+    if init is not None:
+        encoder = initial_encoder(init, encoder)
     objective = _built("objective", create_objective, objective_args.pop("name"), encoder, **objective_args)
+    if init is not None:
+        continue_objective(init, objective, config["objective"])
     return objective, _built("augment", Augmenter, spec=objective.views, **config["augment"])
 
 

@@ -15,6 +15,7 @@ from fomo_ssl.bundle.released import ReleasedEncoder, load_encoder
 from fomo_ssl.bundle.weights import (
     bundle_digest,
     load_head_state,
+    load_objective_state,
     load_seen,
     load_state,
     load_weights,
@@ -29,6 +30,7 @@ __all__ = [
     "load_config",
     "load_encoder",
     "load_head_state",
+    "load_objective_state",
     "load_seen",
     "load_state",
     "load_weights",

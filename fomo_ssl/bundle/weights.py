@@ -18,7 +18,7 @@ from fomo_ssl.core.seen import SeenData
 from fomo_ssl.encoders import create_encoder
 from fomo_ssl.encoders.base import Encoder, inflate_stem
 
-_SEEN = "pretraining/seen.safetensors"
+_OBJECTIVE, _SEEN = "pretraining/objective.safetensors", "pretraining/seen.safetensors"
 
 
 def save_bundle(
@@ -46,11 +46,11 @@ def save_bundle(
             _save_tensors(folder / "head.safetensors", head.state_dict())
         if pretraining is not None:
             (folder / "pretraining").mkdir()
-            _save_tensors(folder / "pretraining" / "objective.safetensors", pretraining)
+            _save_tensors(folder / _OBJECTIVE, pretraining)
         if seen is not None:
             (folder / "pretraining").mkdir(exist_ok=True)
             tensors = {"subjects": torch.from_numpy(seen.subjects), "files": torch.from_numpy(seen.files)}
-            _save_tensors(folder / _SEEN, tensors)
+            _save_tensors(folder / _SEEN, tensors | {"complete": torch.tensor(seen.complete)})
         if config.task is not None:
             write_json(folder / "task.json", config.task)
         body = {name: value for name, value in asdict(config).items() if name != "task"}
@@ -104,9 +104,19 @@ def load_seen(path: Path) -> SeenData | None:
     if not file.is_file():
         return None
     tensors = _load_tensors(file)
-    if tensors.keys() != {"subjects", "files"}:
-        raise BundleError("holds other tensors than subjects and files", where=file, way_out="Copy the bundle again")
-    return SeenData(tensors["subjects"].numpy(), tensors["files"].numpy())
+    if tensors.keys() != {"subjects", "files", "complete"}:
+        raise BundleError(f"holds the tensors {', '.join(tensors)}", where=file, way_out="Copy the bundle again")
+    return SeenData(tensors["subjects"].numpy(), tensors["files"].numpy(), bool(tensors["complete"]))
+
+
+def load_objective_state(path: Path) -> dict[str, Tensor] | None:
+    """What the objective keeps beside the encoder, for continuation; None where the bundle has none.
+
+    Raises:
+        BundleError: the file is damaged.
+    """
+    file = Path(path) / _OBJECTIVE
+    return _load_tensors(file) if file.is_file() else None
 
 
 def load_head_state(path: Path) -> dict[str, Tensor]:

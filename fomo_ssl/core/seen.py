@@ -21,10 +21,12 @@ class SeenData:
     Attributes:
         subjects: `subject_id` of each subject, as signed numbers.
         files: `file_id` of each file that a scan was made from.
+        complete: False where training began from weights that do not say what they had seen.
     """
 
     subjects: Int64[np.ndarray, "s"]
     files: Int64[np.ndarray, "f"]
+    complete: bool = True
 
     def recognise(self, dataset: str, subject: str, digests: Iterable[str]) -> How | None:
         """Whether this is one of the subjects, or one of the files is byte for byte one of theirs; None says no.

@@ -76,7 +76,7 @@ def finetune(
     description = _describe(plan, splits)
     weights = None if bundle is None else bundle_digest(bundle)
     seen = None if bundle is None else find_seen(task, splits, bundle)
-    if seen:
+    if seen and seen.cases:
         print(to_line(task.name, splits, seen), file=sys.stderr)
     with claim(run, description, resume) as found:
         before = found or {}
@@ -89,7 +89,7 @@ def finetune(
             "inits": sorted({*inits, *before.get("inits", ())}),  # the other arm may be asked for later
             "recipe": description,
             "bundle_digest": weights,
-            "seen_in_pretraining": seen,
+            "seen_in_pretraining": None if seen is None else asdict(seen),
             "circumstances": circumstances(),
         }
         write_record(run, record)

@@ -1,6 +1,7 @@
 """Cases of a task whose subject the encoder was pretrained on: without labels, but a new subject is another matter."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from fomo_ssl.bundle import load_seen
@@ -10,11 +11,23 @@ from fomo_ssl.downstream.splits import Split
 from fomo_ssl.downstream.tasks import Task
 
 
-def find_seen(task: Task, splits: Sequence[Split], bundle: Path) -> dict[str, How] | None:
-    """How each case of the splits that was seen in pretraining is recognised, by name.
+@dataclass(frozen=True)
+class SeenCases:
+    """The cases of a task that were seen in pretraining.
 
-    By dataset and subject where the task names datasets, else by the bytes of its files; None where the bundle does not
-    say what it was pretrained on.
+    Attributes:
+        cases: how each is recognised, by name.
+        complete: False where the encoder began from weights that do not say what they had seen.
+    """
+
+    cases: Mapping[str, How]
+    complete: bool
+
+
+def find_seen(task: Task, splits: Sequence[Split], bundle: Path) -> SeenCases | None:
+    """The cases of the splits that were seen in pretraining; None where the bundle does not say what it was trained on.
+
+    A case is recognised by dataset and subject where the task names datasets, else by the bytes of its files.
 
     Raises:
         BundleError: the bundle is damaged.
@@ -29,13 +42,13 @@ def find_seen(task: Task, splits: Sequence[Split], bundle: Path) -> dict[str, Ho
         how = known.recognise(case.dataset, case.subject, map(digest_file, case.images.values()))
         if how is not None:
             found[case.name] = how
-    return found
+    return SeenCases(found, known.complete)
 
 
-def to_line(task: str, splits: Sequence[Split], seen: Mapping[str, How]) -> str:
+def to_line(task: str, splits: Sequence[Split], seen: SeenCases) -> str:
     """What to say of it: a sentence."""
     test = {name for split in splits for name in split.test}
     train = {name for split in splits for name in (*split.train, *split.validation)}
-    counts = [f"{len(names & seen.keys())} of {len(names)}" for names in (test, train)]
+    counts = [f"{len(names & seen.cases.keys())} of {len(names)}" for names in (test, train)]
     what = f"{counts[0]} test cases and {counts[1]} training cases are of subjects that the encoder was pretrained on"
     return f"{task}: {what}, without labels (run.json names them)"

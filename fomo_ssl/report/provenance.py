@@ -37,9 +37,10 @@ def _seen(run: Run) -> list[str]:
         return []
     if run.seen is None:
         return ["which subjects the encoder was pretrained on is not recorded"]
-    return [
-        f"{run.seen[0]} of {run.seen[1]} test cases are of subjects that the encoder was pretrained on, without labels"
-    ]
+    complete = run.record["seen_in_pretraining"]["complete"]
+    begun = "" if complete else "; what the weights had seen that its pretraining began from is not recorded"
+    known, tested = run.seen
+    return [f"{known} of {tested} test cases are of subjects that the encoder was pretrained on, without labels{begun}"]
 
 
 def fingerprints(run: Run) -> dict[str, str]:

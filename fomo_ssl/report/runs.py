@@ -68,9 +68,9 @@ class Run:
     @property
     def seen(self) -> tuple[int, int] | None:
         """Test cases whose subject the encoder was pretrained on, of how many; None where nobody knows."""
-        seen: Mapping[str, str] | None = self.record.get("seen_in_pretraining")
+        seen: Mapping[str, Any] | None = self.record.get("seen_in_pretraining")
         test = {name for split in self.splits for name in split.get("test", ())}
-        return None if seen is None else (len(test & seen.keys()), len(test))
+        return None if seen is None else (len(test & seen["cases"].keys()), len(test))
 
     @property
     def bundle(self) -> Path | None:

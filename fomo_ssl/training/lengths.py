@@ -54,13 +54,14 @@ def pretrain_lengths(
     config: RunConfig,
     resume: Resume = "never",
     recipe: Mapping[str, Any] | None = None,
+    init: Path | None = None,
 ) -> list[PretrainResult]:
     """Pretrain at several lengths; `run/samples_<length>` is a run directory like any other.
 
     Args:
         lengths: budgets in samples.
         build: gives a freshly built objective and its augmentation, the same each time.
-        store, run, config, resume, recipe: as of `pretrain`; `config.samples` is not used.
+        store, run, config, resume, recipe, init: as of `pretrain`; `config.samples` is not used.
 
     Returns:
         One result a length, longest first.
@@ -90,6 +91,7 @@ def pretrain_lengths(
                 config=one,
                 resume=resume,
                 recipe=recipe,
+                init=init,
             )
         )
     return results

@@ -6,12 +6,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from fomo_ssl.bundle import BundleConfig, InputContract, save_bundle
+from fomo_ssl.bundle import BundleConfig, InputContract, bundle_digest, save_bundle
 from fomo_ssl.core.errors import CollapseError, ConfigError
+from fomo_ssl.core.seen import SeenData
 from fomo_ssl.data.augment import Augmenter
 from fomo_ssl.objectives.base import Objective
 from fomo_ssl.training.checkpoint import samples_of
 from fomo_ssl.training.fitting import fit
+from fomo_ssl.training.initial import with_initial
 from fomo_ssl.training.module import PretrainModule
 from fomo_ssl.training.ranks import join_ranks
 from fomo_ssl.training.reading import read_metrics
@@ -55,6 +57,7 @@ def pretrain(
     config: RunConfig,
     resume: Resume = "never",
     recipe: Mapping[str, Any] | None = None,
+    init: Path | None = None,
 ) -> PretrainResult:
     """Pretrain `objective.encoder` and write `run/bundle`.
 
@@ -67,6 +70,7 @@ def pretrain(
         resume: `auto` continues the run of the same recipe in `run`, and returns at once where it is finished;
             `never` wants an empty folder.
         recipe: plain values that say how `objective` and `augment` were built; recorded, and compared at resume.
+        init: the bundle that the weights of `objective` were taken from; its digest is part of the recipe.
 
     Raises:
         StoreError, ConfigError: the store or a setting cannot be used.
@@ -86,12 +90,14 @@ def pretrain(
     check_sharding(options, precision, config.compile)
     source = CropSource.open(store, config.data, objective.views, config.crop, config.seed)
     full_recipe = _recipe(objective, config, precision, source, recipe or {"objective": type(objective).__name__})
+    if init is not None:
+        full_recipe["init"] = bundle_digest(init)
     module = PretrainModule(objective, augment, config.optim, config.steps, source.name_scans, config.accumulate, ranks)
     with contextlib.ExitStack() as held:
         found = ranks.on_first(lambda: held.enter_context(claim(run, full_recipe, resume)))
         if found is not None and found["status"] == "finished":
             return _result(run, found)
-        return _train(store, run, module, source, config, precision, full_recipe)
+        return _train(store, run, module, source, config, precision, full_recipe, init)
 
 
 def _train(
@@ -102,6 +108,7 @@ def _train(
     config: RunConfig,
     precision: str,
     recipe: Mapping[str, Any],
+    init: Path | None,
 ) -> PretrainResult:
     """Train, release and record, in a folder that is this run's."""
     objective, ranks = module.objective, module.ranks
@@ -109,6 +116,7 @@ def _train(
         "status": "running",
         "n_parameters": sum(p.numel() for p in objective.encoder.parameters()),
         "store": str(store),
+        "init": None if init is None else str(init.resolve()),
         **source.summary(),
         "recipe_digest": digest(recipe),
         "recipe": recipe,
@@ -126,7 +134,7 @@ def _train(
         raise
 
     def finish() -> dict[str, Any]:
-        _release(run / "bundle", objective, source, recipe)
+        _release(run / "bundle", objective, source, recipe, with_initial(source.seen(), init))
         outcome = record | pace | _outcome(run, module.samples_seen)
         write_record(run, outcome)
         return outcome
@@ -177,7 +185,7 @@ def _recipe(
     }
 
 
-def _release(path: Path, objective: Objective, source: CropSource, recipe: Mapping[str, Any]) -> None:
+def _release(path: Path, objective: Objective, source: CropSource, recipe: Mapping[str, Any], seen: SeenData) -> None:
     """The bundle: nothing in it depends on time, machine or the number of interruptions."""
     encoder, spec = objective.encoder, source.store.spec
     contract = InputContract(
@@ -190,4 +198,4 @@ def _release(path: Path, objective: Objective, source: CropSource, recipe: Mappi
     )
     training = {"samples": recipe["samples"], **source.summary(), "recipe": dict(recipe)}
     bundle = BundleConfig(encoder.name, dict(encoder.arguments), encoder.in_channels, contract, training)
-    save_bundle(path, encoder, bundle, pretraining=objective.pretraining_state(), seen=source.seen())
+    save_bundle(path, encoder, bundle, pretraining=objective.pretraining_state(), seen=seen)

@@ -10,7 +10,7 @@ from fomo_ssl.core.seen import SeenData, file_id, subject_id
 from fomo_ssl.corpus.scan import digest_file
 from fomo_ssl.downstream.finetune import finetune
 from fomo_ssl.downstream.recipe import Recipe
-from fomo_ssl.downstream.seen import find_seen, to_line
+from fomo_ssl.downstream.seen import SeenCases, find_seen, to_line
 from fomo_ssl.downstream.splits import cross_validation, few_shot_splits
 from fomo_ssl.downstream.tasks import load_task
 from fomo_ssl.encoders import create_encoder
@@ -42,7 +42,7 @@ def test_a_run_says_whom_the_encoder_knows(make_task, tmp_path, capsys):
     said = capsys.readouterr().err
     assert "1 of 2 test cases and 1 of 2 training cases are of subjects that the encoder was pretrained on" in said
     record = json.loads((run / "run.json").read_text())
-    assert record["seen_in_pretraining"] == dict.fromkeys(sorted(known), "file")
+    assert record["seen_in_pretraining"] == {"cases": dict.fromkeys(sorted(known), "file"), "complete": True}
     assert record["inits"] == ["pretrained"]
     assert any(note.startswith("1 of 2 test cases are of subjects") for note in describe(read_run(run))["notes"])
 
@@ -73,12 +73,14 @@ def test_real_tasks_beside_the_real_corpus(real_data: Path, tmp_path: Path) -> N
     lesions = load_task(real_data / "tasks" / "wm_lesions")
     splits = cross_validation(lesions, 7, 1)
     seen = find_seen(lesions, splits, bundle_of(tmp_path / "files", files))
-    assert seen == dict.fromkeys((case.name for case in lesions.cases), "file")
+    assert seen is not None
+    assert seen.cases == dict.fromkeys((case.name for case in lesions.cases), "file")
     assert to_line("wm", splits, seen).startswith("wm: 14 of 14 test cases and 14 of 14 training cases")
     age = load_task(real_data / "tasks" / "brain_age")
     splits = cross_validation(age, 5, 1)
-    assert find_seen(age, splits, bundle_of(tmp_path / "others", files)) == {}
+    assert find_seen(age, splits, bundle_of(tmp_path / "others", files)) == SeenCases({}, True)
     nichart = [("NiChart_demo", f"sub_{i}") for i in range(1, 15)]
     seen = find_seen(age, splits, bundle_of(tmp_path / "subjects", [], nichart))
-    assert seen == {case.name: "subject" for case in age.cases if case.dataset == "NiChart_demo"}
-    assert len(seen) == 14
+    assert seen is not None
+    assert seen.cases == {case.name: "subject" for case in age.cases if case.dataset == "NiChart_demo"}
+    assert len(seen.cases) == 14

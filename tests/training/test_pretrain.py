@@ -36,8 +36,18 @@ def test_root_keys_are_few_and_known() -> None:
     # A new key needs an experiment that uses it.
     assert set(compose("pretrain", ["store=s"])) == {
         *("encoder", "objective", "augment", "data", "optim", "trainer", "logger"),
-        *("store", "run", "resume", "seed", "crop", "batch_size", "accumulate", "budget", "precision", "compile"),
-        *("grad_checkpointing", "checkpoint_every", "preview_every", "log_every", "profile", "health", "probe"),
+        *("store", "run", "resume", "init", "seed", "crop", "batch_size", "accumulate", "budget"),
+        *(
+            "precision",
+            "compile",
+            "grad_checkpointing",
+            "checkpoint_every",
+            "preview_every",
+            "log_every",
+            "profile",
+            "health",
+            "probe",
+        ),
     }
 
 
