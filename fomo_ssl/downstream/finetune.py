@@ -1,33 +1,26 @@
 """Finetuning over shots, seeds and starts: the pretrained encoder beside its from-scratch twin on the same splits."""
 
-import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from fomo_ssl.bundle import bundle_digest, load_config
-from fomo_ssl.core.errors import FomoSSLError, RunError
+from fomo_ssl.core.errors import RunError
 from fomo_ssl.core.files import write_json
-from fomo_ssl.core.processes import end_with_parent
 from fomo_ssl.core.types import Triple
-from fomo_ssl.downstream.cases import Example
 from fomo_ssl.downstream.metrics import METRICS
 from fomo_ssl.downstream.recipe import Recipe
+from fomo_ssl.downstream.running import run_units
 from fomo_ssl.downstream.seen import find_seen, to_line
 from fomo_ssl.downstream.splits import Split, extend_splits
 from fomo_ssl.downstream.stopping import hold_out
 from fomo_ssl.downstream.summary import Row, summarise, to_json, to_table
 from fomo_ssl.downstream.tasks import Task
-from fomo_ssl.downstream.unit import Plan, Unit, read_result, run_unit
+from fomo_ssl.downstream.unit import Plan, Unit, read_result
 from fomo_ssl.encoders import create_encoder
 from fomo_ssl.imaging.canonical import CanonicalSpec
 from fomo_ssl.training.record import Resume, circumstances, claim, write_record
@@ -65,7 +58,8 @@ def finetune(
 
     Raises:
         BundleError, RejectedScan, TaskError: input that cannot be used.
-        RunError: the folder holds another run, or one of a bundle that was replaced since.
+        RunError: the folder holds another run, or one of a bundle that was replaced since, or a process died.
+        KeyboardInterrupt, SystemExit: after SIGINT, and with 143 after SIGTERM; finished units stay.
     """
     for split in splits if recipe.early_stopping else ():
         hold_out(task, split, recipe.hold_out)  # says before anything is trained that there are too few
@@ -96,10 +90,8 @@ def finetune(
         extend_splits(run / "splits.json", splits)
         done = [unit for unit in units if read_result(run / "units" / unit.name) is not None]
         waiting = [unit for unit in units if unit not in done]
-        console = Console(stderr=True)
-        with _progress(console, len(units), len(done)) as advance:
-            for result in _run_all(plan, waiting, _processes(parallel, len(waiting)), threads):
-                advance(_line(result))
+        if waiting:
+            run_units(plan, waiting, len(done), parallel, threads, _line)
         rows = summarise(run)
         write_json(run / "summary.json", to_json(rows))
         write_record(run, record | {"status": "finished"})
@@ -151,61 +143,6 @@ def _describe(plan: Plan, splits: Sequence[Split]) -> dict[str, Any]:
         "test": sorted({name for split in splits for name in split.test}),
         "notes": list(plan.task.notes),
     }
-
-
-def _processes(parallel: int | None, units: int) -> int:
-    if parallel is None:
-        parallel = 1 if torch.cuda.is_available() else len(os.sched_getaffinity(0))
-    return max(1, min(parallel, units))
-
-
-def _run_all(plan: Plan, units: Sequence[Unit], processes: int, threads: int) -> Iterator[dict[str, Any]]:
-    if processes == 1:
-        before = torch.get_num_threads()
-        torch.set_num_threads(threads)
-        try:
-            cache: dict[str, Example] = {}
-            for unit in units:
-                yield run_unit(plan, unit, cache)
-        finally:
-            torch.set_num_threads(before)
-        return
-    pool = ProcessPoolExecutor(processes, get_context("spawn"), initializer=_start_worker, initargs=(threads,))
-    try:
-        for future in as_completed([pool.submit(_run_in_worker, plan, unit) for unit in units]):
-            yield future.result()
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-_WORKER_CACHE: dict[str, Example] = {}
-"""Cases that this worker process has read: its units share most of them."""
-
-
-def _start_worker(threads: int) -> None:
-    end_with_parent()
-    torch.set_num_threads(threads)
-
-
-def _run_in_worker(plan: Plan, unit: Unit) -> dict[str, Any]:
-    try:
-        return run_unit(plan, unit, _WORKER_CACHE)
-    except FomoSSLError as error:
-        # Errors with several arguments do not survive the way between processes; one with a message does.
-        raise RunError(str(error), where=unit.name) from None
-
-
-@contextmanager
-def _progress(console: Console, total: int, done: int) -> Iterator[Any]:
-    columns = (TextColumn("units"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, speed_estimate_period=3600) as progress:
-        bar = progress.add_task("", total=total, completed=done)
-
-        def advance(line: str) -> None:
-            progress.console.print(line, highlight=False)
-            progress.advance(bar)
-
-        yield advance
 
 
 def _line(result: Mapping[str, Any]) -> str:

@@ -38,6 +38,7 @@ class FinetuneModule(L.LightningModule):
         recipe: the values.
         validate: the leading metric and the loss of the model on validation cases; None where there are none.
         stopping: decides by that loss when to stop; None trains to the end.
+        on_step: hears the number of every step.
 
     Attributes:
         curve: one point a step.
@@ -49,9 +50,11 @@ class FinetuneModule(L.LightningModule):
         recipe: Recipe,
         validate: Callable[[TaskModel], tuple[float, float]] | None = None,
         stopping: EarlyStopping | None = None,
+        on_step: Callable[[int], None] | None = None,
     ) -> None:
         super().__init__()
         self.model, self.recipe, self.validate, self.stopping = model, recipe, validate, stopping
+        self.on_step = on_step
         self.augment = Augmenter(recipe.augment, None, **recipe.switches)
         self.curve: list[CurvePoint] = []
         self._averaged: list[Tensor] = []
@@ -93,6 +96,8 @@ class FinetuneModule(L.LightningModule):
         if self.recipe.ema:
             self._average(batch_idx)
         step = batch_idx + 1
+        if self.on_step is not None:
+            self.on_step(step)
         if self.validate is not None and (step % self.recipe.validate_every == 0 or step == self.recipe.steps):
             self.model.eval()
             self._exchange()

@@ -5,7 +5,7 @@ import io
 import json
 import shutil
 import time
-from collections.abc import Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from dataclasses import asdict, astuple, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -87,10 +87,13 @@ class Unit:
         return f"{self.split.name}_{self.init}"
 
 
-def run_unit(plan: Plan, unit: Unit, cache: MutableMapping[str, Example]) -> dict[str, Any]:
+def run_unit(
+    plan: Plan, unit: Unit, cache: MutableMapping[str, Example], on_step: Callable[[int], None] | None = None
+) -> dict[str, Any]:
     """Train and test one unit and write `<run>/units/<unit>/`; `result.json` comes last and makes it count.
 
     Both arms of a split get the same crops, augmentation and head: they differ in the encoder's weights alone.
+    `on_step` hears the number of every training step.
     """
     folder = plan.run / "units" / unit.name
     # What a killed process left of this unit is worth nothing, and holds half-written bundles.
@@ -101,7 +104,7 @@ def run_unit(plan: Plan, unit: Unit, cache: MutableMapping[str, Example]) -> dic
     train = [plan.example(name, cache) for name in unit.split.train]
     model = build_model(plan, unit, train)
     began = time.perf_counter()
-    curve, best_step = fit(plan, unit, model, train, cache)
+    curve, best_step = fit(plan, unit, model, train, cache, on_step)
     trained = time.perf_counter()
     examples = [plan.example(name, cache) for name in unit.split.test]
     predictions, masks = predict_examples(model, examples, plan.recipe.tolerance)
@@ -195,7 +198,12 @@ def recipe_of(recipe: Recipe, init: Init) -> Recipe:
 
 
 def fit(
-    plan: Plan, unit: Unit, model: TaskModel, train: Sequence[Example], cache: MutableMapping[str, Example]
+    plan: Plan,
+    unit: Unit,
+    model: TaskModel,
+    train: Sequence[Example],
+    cache: MutableMapping[str, Example],
+    on_step: Callable[[int], None] | None = None,
 ) -> tuple[list[CurvePoint], int]:
     """Train `model` in place; returns the learning curve and the step whose weights were kept."""
     recipe, seed = recipe_of(plan.recipe, unit.init), unit.split.seed
@@ -211,7 +219,7 @@ def fit(
         start = torch.Generator().manual_seed(sample_key(seed, 0, "lora"))
         add_lora(model.encoder, recipe.lora_rank, recipe.lora_alpha, start)
     set_grad_checkpointing(model, plan.grad_checkpointing)
-    module = FinetuneModule(model, recipe, validate if validation else None, stopping)
+    module = FinetuneModule(model, recipe, validate if validation else None, stopping, on_step)
     with quiet(), torch.random.fork_rng():
         # Drop-path and dropout draw from the global generator.
         torch.manual_seed(seed)
