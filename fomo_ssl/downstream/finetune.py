@@ -12,18 +12,19 @@ from fomo_ssl.bundle import bundle_digest, load_config
 from fomo_ssl.core.errors import RunError
 from fomo_ssl.core.files import write_json
 from fomo_ssl.core.types import Triple
+from fomo_ssl.downstream.checks import case_digests, check_masks, check_unchanged, some
 from fomo_ssl.downstream.metrics import METRICS
 from fomo_ssl.downstream.recipe import Recipe
 from fomo_ssl.downstream.running import run_units
 from fomo_ssl.downstream.seen import find_seen, to_line
-from fomo_ssl.downstream.splits import Split, extend_splits
+from fomo_ssl.downstream.splits import Split, extend_splits, used_cases
 from fomo_ssl.downstream.stopping import hold_out
 from fomo_ssl.downstream.summary import Row, summarise, to_json, to_table
 from fomo_ssl.downstream.tasks import Task
 from fomo_ssl.downstream.unit import Plan, Unit, read_result
 from fomo_ssl.encoders import create_encoder
 from fomo_ssl.imaging.canonical import CanonicalSpec
-from fomo_ssl.training.record import Resume, circumstances, claim, write_record
+from fomo_ssl.training.record import Resume, circumstances, claim, digest, write_record
 
 
 def finetune(
@@ -70,6 +71,11 @@ def finetune(
     description = _describe(plan, splits)
     weights = None if bundle is None else bundle_digest(bundle)
     seen = None if bundle is None else find_seen(task, splits, bundle)
+    cases = used_cases(task, splits)
+    empty = check_masks(cases)
+    if empty:
+        print(f"{task.name}: {len(empty)} of {len(cases)} masks are empty: {some(empty)}", file=sys.stderr)
+    digests = case_digests(cases)
     if seen and seen.cases:
         print(to_line(task.name, splits, seen), file=sys.stderr)
     with claim(run, description, resume) as found:
@@ -77,12 +83,17 @@ def finetune(
         if before.get("bundle_digest", weights) != weights:
             what = "the bundle has other weights than when the run began"
             raise RunError(what, where=bundle, way_out="Give the bundle of then, or another run=")
+        known: Mapping[str, str] = before.get("cases", {})
+        check_unchanged(known, digests, run)
         record: dict[str, Any] = {
             "status": "running",
             "kind": "finetune",
             "inits": sorted({*inits, *before.get("inits", ())}),  # the other arm may be asked for later
             "recipe": description,
             "bundle_digest": weights,
+            "data_fingerprint": digest({**known, **digests}),
+            "cases": {**known, **digests},
+            "empty_masks": empty,
             "seen_in_pretraining": None if seen is None else asdict(seen),
             "circumstances": circumstances(),
         }

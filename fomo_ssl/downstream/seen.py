@@ -7,7 +7,7 @@ from pathlib import Path
 from fomo_ssl.bundle import load_seen
 from fomo_ssl.core.seen import How
 from fomo_ssl.corpus.scan import digest_file
-from fomo_ssl.downstream.splits import Split
+from fomo_ssl.downstream.splits import Split, used_cases
 from fomo_ssl.downstream.tasks import Task
 
 
@@ -36,9 +36,8 @@ def find_seen(task: Task, splits: Sequence[Split], bundle: Path) -> SeenCases | 
     known = load_seen(bundle)
     if known is None:
         return None
-    names = sorted({name for split in splits for name in (*split.train, *split.validation, *split.test)})
     found = {}
-    for case in (task[name] for name in names):
+    for case in used_cases(task, splits):
         how = known.recognise(case.dataset, case.subject, map(digest_file, case.images.values()))
         if how is not None:
             found[case.name] = how

@@ -11,7 +11,7 @@ import numpy as np
 from fomo_ssl.core.errors import TaskError
 from fomo_ssl.core.files import write_json
 from fomo_ssl.core.seeding import numpy_generator
-from fomo_ssl.downstream.tasks import Task
+from fomo_ssl.downstream.tasks import Case, Task
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,12 @@ class Split:
     @property
     def name(self) -> str:
         return f"shots{self.shots}_seed{self.seed}" if self.fold is None else f"fold{self.fold}_seed{self.seed}"
+
+
+def used_cases(task: Task, splits: Sequence[Split]) -> list[Case]:
+    """The cases that any of the splits trains, validates or tests on, by name."""
+    names = {name for split in splits for name in (*split.train, *split.validation, *split.test)}
+    return [task[name] for name in sorted(names)]
 
 
 def few_shot_splits(

@@ -6,11 +6,9 @@ from typing import Any
 
 import numpy as np
 
+from fomo_ssl.downstream.checks import some
 from fomo_ssl.report.results import Setting
 from fomo_ssl.report.runs import INITS, Run, Unit
-
-_NAMED = 5
-"""So many of a list are named, the others counted."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +43,7 @@ def _of_run(run: Run, without_twin: Sequence[str]) -> Iterator[Failure]:
         yield Failure("no twin", path, f"{', '.join(without_twin)}: {detail}")
     if run.unfinished:
         detail = f"{run.unfinished} of {len(run.units) + run.unfinished}"
-        yield Failure("units not finished", path, f"{detail}: {_some(_missing_units(run))}")
+        yield Failure("units not finished", path, f"{detail}: {some(_missing_units(run))}")
     if run.folds:
         for init in inits:
             seeds = _incomplete_seeds(run, init)
@@ -54,7 +52,7 @@ def _of_run(run: Run, without_twin: Sequence[str]) -> Iterator[Failure]:
                 yield Failure("seeds left out", path, detail)
     lacking = {case: None for unit in run.units for case in _unpredicted(run, unit)}
     if lacking:
-        yield Failure("cases without a prediction", path, f"{len(lacking)}: {_some(list(lacking))}")
+        yield Failure("cases without a prediction", path, f"{len(lacking)}: {some(list(lacking))}")
 
 
 def _missing_units(run: Run) -> list[str]:
@@ -86,8 +84,3 @@ def _unpredicted(run: Run, unit: Unit) -> list[str]:
     known = np.all([np.isfinite(column) for column in table.columns.values()], axis=0)
     predicted = {case for case, fine in zip(table.cases, known, strict=True) if fine}
     return [case for case in dict.fromkeys((*planned, *table.cases)) if case not in predicted]
-
-
-def _some(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-    return ", ".join(names[:_NAMED]) + more

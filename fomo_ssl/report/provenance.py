@@ -50,6 +50,8 @@ def fingerprints(run: Run) -> dict[str, str]:
     """
     found = {"configuration": _digest(json.dumps(run.recipe, sort_keys=True).encode())}
     found["splits"] = _digest((run.path / "splits.json").read_bytes())
+    if data := run.record.get("data_fingerprint"):
+        found["data"] = str(data)
     if kept := run.record.get("bundle_digest"):
         found["bundle"] = str(kept)[:16]
     elif run.bundle is not None:

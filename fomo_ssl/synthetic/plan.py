@@ -121,7 +121,7 @@ def task_visits(task: TaskName, n_cases: int, spacing_mm: float, seed: int) -> l
         sex: Literal["F", "M"] = "F" if rng.random() < 0.5 else "M"
         visits.append(
             Visit(
-                f"sub_{place + 1}", "ses_1", Subject(population, number, age, sex, lesion),
+                f"sub_t{place + 1}", "ses_1", Subject(population, number, age, sex, lesion),
                 SITES[number // 2 % len(SITES)], TASKS[task].sequences, spacing_mm,
                 one_grid=True, label=label, stream=f"task/{task}",
             )

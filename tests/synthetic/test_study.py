@@ -1,6 +1,7 @@
 import csv
 import hashlib
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from fomo_ssl.core.errors import FomoSSLError
 from fomo_ssl.imaging.nifti import read
 from fomo_ssl.imaging.orientation import orientation
 from fomo_ssl.synthetic import StudySpec, generate_corpus, generate_task
+from fomo_ssl.synthetic.plan import TaskName, corpus_visits, task_visits
 
 SPEC = StudySpec(subjects=6, cases=4, spacing_mm=6.0, seed=7)
 
@@ -87,7 +89,7 @@ def test_task_folders_have_images_labels_and_a_description(tasks: dict[str, Path
         assert text["name"] == name
         assert text["missing"] == "error"
         for case in range(1, 5):
-            folder = root / "preprocessed" / f"sub_{case}" / "ses_1"
+            folder = root / "preprocessed" / f"sub_t{case}" / "ses_1"
             assert sorted(p.name for p in folder.iterdir()) == sorted(f"{s}.nii.gz" for s in text["sequences"])
             volumes = [read(p) for p in folder.iterdir()]
             assert all(v.data.shape == volumes[0].data.shape for v in volumes)
@@ -97,12 +99,20 @@ def test_task_folders_have_images_labels_and_a_description(tasks: dict[str, Path
 def test_a_mask_lies_on_its_images_grid_and_on_bright_enhancement(tasks: dict[str, Path]) -> None:
     root = tasks["meningioma"]
     for case in range(1, 5):
-        mask = read(root / "labels" / f"sub_{case}" / "ses_1" / "seg.nii.gz")
-        image = read(root / "preprocessed" / f"sub_{case}" / "ses_1" / "t1c.nii.gz")
+        mask = read(root / "labels" / f"sub_t{case}" / "ses_1" / "seg.nii.gz")
+        image = read(root / "preprocessed" / f"sub_t{case}" / "ses_1" / "t1c.nii.gz")
         assert np.array_equal(mask.affine, image.affine)
         assert set(np.unique(mask.data)) == {0.0, 1.0}
         inside = image.data[mask.data == 1]
         assert np.median(inside) > 1.3 * np.median(image.data[image.data > np.quantile(image.data, 0.6)])
+
+
+def test_no_subject_of_a_task_passes_for_one_of_the_corpus() -> None:
+    """Finetuning recognises subjects by dataset and name."""
+    spec = StudySpec(subjects=50)
+    corpus = {visit.participant for visit in corpus_visits(spec)}
+    for task in get_args(TaskName):
+        assert not corpus & {visit.participant for visit in task_visits(task, 50, spec.spacing_mm, 0)}
 
 
 def test_classes_are_balanced_and_ages_spread(tasks: dict[str, Path]) -> None:
