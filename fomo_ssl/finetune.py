@@ -6,6 +6,7 @@ task=PATH is a folder in the FOMO task layout, an nnU-Net raw dataset, or a CSV 
 classification, regression) picks the recipe in conf/task.
 """
 
+import glob
 import re
 import sys
 import time
@@ -46,6 +47,7 @@ def overrides(argv: Sequence[str]) -> list[str]:
     kind = choice(values.get("kind") or find_kind(path), "kind", KINDS)
     words = [word for word in argv if not word.startswith("task=")]
     words = [re.sub(r"^shots=['\"]?(\d+(?:,\d+)*)['\"]?$", r"shots=[\1]", word) for word in words]
+    words = [re.sub(r"^bundle=([^\[\]'\"]+,[^\[\]'\"]+)$", r"bundle=[\1]", word) for word in words]
     quoted = path.replace("\\", "\\\\").replace("'", "\\'")
     return [f"task={kind}", f"task_path='{quoted}'", *words]
 
@@ -56,9 +58,10 @@ def run_finetuning(config: Mapping[str, Any]) -> Path:
     from fomo_ssl.downstream.splits import cross_validation, few_shot_splits
     from fomo_ssl.downstream.tasks import load_task
 
-    bundle = None if config["bundle"] in (None, "none") else path(config["bundle"], "bundle")
+    given = config["bundle"] if isinstance(config["bundle"], list) else [config["bundle"]]
+    bundles = [None if one in (None, "none") else path(one, "bundle") for one in given]
     encoder = config.get("encoder") or {}
-    if bundle is None and not encoder:
+    if None in bundles and not encoder:
         raise ConfigError("bundle=none leaves the encoder open", way_out="Give encoder=NAME, such as encoder=resenc_t")
     sequences = _names(config["sequences"])
     task = load_task(config["task_path"], kind=config["kind"], sequences=sequences, missing=config["missing"])
@@ -81,21 +84,55 @@ def run_finetuning(config: Mapping[str, Any]) -> Path:
             test_on=_names(config["test_on"]),
         )
     run = path(config["run"] or f"runs/{time.strftime('%Y-%m-%d_%H-%M-%S')}_finetune_{task.name}", "run")
-    finetune(
-        task=task,
-        splits=splits,
-        run=run,
-        recipe=build_recipe(config),
-        bundle=bundle,
-        encoder=encoder.get("name"),
-        encoder_args={key: value for key, value in encoder.items() if key != "name"},
-        scratch=boolean(config["scratch"], "scratch"),
-        resume="auto" if choice(config["resume"], "resume", ("auto", "never")) == "auto" else "never",
-        parallel=None if config["parallel"] is None else integer(config["parallel"], "parallel"),
-        threads=integer(config["threads"], "threads"),
-        grad_checkpointing=boolean(config["grad_checkpointing"], "grad_checkpointing"),
-    )
+    resume = choice(config["resume"], "resume", ("auto", "never"))
+    common: dict[str, Any] = {
+        "task": task,
+        "splits": splits,
+        "recipe": build_recipe(config),
+        "encoder": encoder.get("name"),
+        "encoder_args": {key: value for key, value in encoder.items() if key != "name"},
+        "resume": resume,
+        "parallel": None if config["parallel"] is None else integer(config["parallel"], "parallel"),
+        "threads": integer(config["threads"], "threads"),
+        "grad_checkpointing": boolean(config["grad_checkpointing"], "grad_checkpointing"),
+    }
+    scratch = boolean(config["scratch"], "scratch")
+    if len(bundles) == 1:
+        finetune(run=run, bundle=bundles[0], scratch=scratch, **common)
+        return run
+    twins: list[Any] = []
+    for name, bundle in _names_of(bundles).items():
+        # One twin serves all bundles of the same network and input.
+        twin = _of_twin(bundle)
+        finetune(run=run / name, bundle=bundle, scratch=scratch and twin not in twins, **common)
+        twins.append(twin)
     return run
+
+
+def _names_of(bundles: "Sequence[Path | None]") -> "dict[str, Path]":
+    """A folder's name for each bundle: its own, or that of the run that it lies in.
+
+    Raises:
+        ConfigError: one of several is `none`, or one is named twice.
+    """
+    named: dict[str, Path] = {}
+    for bundle in bundles:
+        if bundle is None:
+            raise ConfigError("bundle=none beside others", way_out="Leave it out: scratch=true runs the twin")
+        parts = [part for part in bundle.resolve().parts if part != "bundle"]
+        name = next("_".join(parts[-n:]) for n in range(1, len(parts) + 1) if "_".join(parts[-n:]) not in named)
+        if bundle.resolve() in [other.resolve() for other in named.values()]:
+            raise ConfigError(f"bundle={bundle} is named twice", way_out="Name each once")
+        named[name] = bundle
+    return named
+
+
+def _of_twin(bundle: Path) -> Any:
+    """What the from-scratch twin of a bundle depends on."""
+    from fomo_ssl.bundle import load_config
+
+    config = load_config(bundle)
+    return config.encoder, config.encoder_args, config.input.spec
 
 
 def build_recipe(config: Mapping[str, Any]) -> "Recipe":
@@ -151,7 +188,15 @@ def _tuples(switch: Any) -> Any:
 
 def _finetune(config: dict[str, Any]) -> None:
     run = run_finetuning(config)
-    print(f"results: {run}/summary.json")
+    if (run / "summary.json").is_file():
+        print(f"results: {run}/summary.json")
+        return
+    from fomo_ssl.report.html import write_report
+    from fomo_ssl.report.results_table import to_text
+    from fomo_ssl.report.runs import find_runs
+
+    print(to_text(write_report(find_runs([f"{glob.escape(str(run))}/*"]), run)))
+    print(f"{run}/report.html")
 
 
 _composed = hydra_main("finetune")(_finetune)
