@@ -200,11 +200,10 @@ class CropLoader(DataLoader[CropBatch]):
             # that, what is written now was handed over KEPT batches ago.
             ahead = _PREFETCHED * self.num_workers
             ring = Ring.allocate(ahead + KEPT, batches.sampler.views.n, batches.batch_size, batches.sampler.crop)
-            if self.pins:
-                # Training waits for the device once a step, to look at the loss: copies of KEPT batches ago are done.
-                ring.pin()
         batches.ring = ring
-        with named_worker_death():
+        # Training waits for the device once a step, to look at the loss: copies of KEPT batches ago are done.
+        locked = ring.pinned() if ring is not None and self.pins else contextlib.nullcontext()
+        with locked, named_worker_death():
             for k, raw in enumerate(super().__iter__()):
                 if isinstance(raw, StoreError):
                     raise raw
@@ -264,7 +263,7 @@ def make_loader(
 
     Raises:
         StoreError: while iterating, where the scans of one sample cannot be read at all.
-        RunError: while iterating, a worker process was killed.
+        RunError: while iterating, a worker process was killed, or the memory cannot be page-locked.
     """
     return CropLoader(
         _Batches(store, sampler, batch_size, start, stop, stride or batch_size), workers, pin_memory, on_unreadable

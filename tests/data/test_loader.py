@@ -193,6 +193,57 @@ def _file(store, row):
     return store.path / store.index.column("file")[row].as_py()
 
 
+class _Driver:
+    """The part of a GPU's driver that page-locks: it knows ranges by address, and refuses those that it has."""
+
+    def __init__(self) -> None:
+        self.locked: dict[int, int] = {}
+
+    def cudaHostRegister(self, address: int, size: int, flags: int) -> int:  # noqa: N802 - the driver's names
+        if any(address < start + length and start < address + size for start, length in self.locked.items()):
+            return 712
+        self.locked[address] = size
+        return 0
+
+    def cudaHostUnregister(self, address: int) -> int:  # noqa: N802
+        del self.locked[address]
+        return 0
+
+
+@pytest.fixture
+def driver(monkeypatch):
+    made = _Driver()
+
+    def check(code):
+        if code:
+            raise RuntimeError(f"CUDA error {code}\nand a second line")
+
+    monkeypatch.setattr(torch.cuda, "cudart", lambda: made)
+    monkeypatch.setattr(torch.cuda, "check_error", check)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+    return made
+
+
+def test_memory_is_locked_no_longer_than_batches_are_read(store, sampler, driver):
+    loader = make_loader(store, sampler, batch_size=2, start=0, stop=6, workers=1, pin_memory=True)
+    for _ in loader:
+        assert len(driver.locked) == 1
+    assert not driver.locked
+    unfinished = iter(loader)
+    next(unfinished)
+    assert len(driver.locked) == 1
+    del unfinished
+    assert not driver.locked
+
+
+def test_memory_that_cannot_be_locked_is_one_line(store, sampler, driver, monkeypatch):
+    monkeypatch.setattr(driver, "cudaHostRegister", lambda *_: 2)
+    loader = make_loader(store, sampler, batch_size=2, start=0, stop=6, workers=1, pin_memory=True)
+    with pytest.raises(RunError, match=r"cannot be page-locked \(CUDA error 2\).*data.workers") as error:
+        next(iter(loader))
+    assert "\n" not in str(error.value)
+
+
 def test_a_scan_that_went_missing_is_reported_and_replaced(broken, sampler):
     whole = _by_sample(make_loader(broken, sampler, batch_size=2, start=0, stop=40, workers=0))
     row = sampler.request(9).rows[0]
