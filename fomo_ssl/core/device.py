@@ -22,3 +22,11 @@ def choose_device(name: str | None = None) -> torch.device:
             f"no device {name!r} ({reason})", way_out="use cpu, or see python -m fomo_ssl.doctor"
         ) from error
     return device
+
+
+def uses_gpu(accelerator: str | None = None) -> bool:
+    """Whether what Lightning calls by this name (None: auto) is a CUDA device here; a GPU may be there and not be wanted.
+
+    What is done for a GPU beside the training, such as locking memory, opens a context on it, which takes memory there.
+    """
+    return accelerator in (None, "auto", "gpu", "cuda") and torch.cuda.is_available()

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from fomo_ssl.core.device import uses_gpu
 from fomo_ssl.core.errors import ConfigError
 from fomo_ssl.data.augment import Augmenter
 from fomo_ssl.layers.recompute import set_grad_checkpointing
@@ -48,7 +49,7 @@ def find_batch_size(build: Build, store: Path, run: Path, config: RunConfig, ran
     Raises:
         ConfigError: there is no GPU, or it does not even hold two crops.
     """
-    if check_options(config.trainer).get("accelerator", "auto") == "cpu" or not torch.cuda.is_available():
+    if not uses_gpu(check_options(config.trainer).get("accelerator")):
         what = "batch_size=auto needs a GPU: where main memory runs out, the process is killed"
         raise ConfigError(what, way_out="Give a number, such as batch_size=8")
     return search(build, store, run, config, ranks, torch.device("cuda", torch.cuda.current_device()))
@@ -99,7 +100,7 @@ def fits(n: int, build: Build, store: Path, run: Path, config: RunConfig, ranks:
                 callbacks=[],
                 options=options | {"devices": [torch.cuda.current_device()] if on_gpu else 1},
             )
-            trainer.fit(module, source.stream(n, STEPS, 0, lambda scan: None))
+            trainer.fit(module, source.stream(n, STEPS, 0, lambda scan: None, pin_memory=on_gpu))
     except torch.OutOfMemoryError:
         return False
     return not on_gpu or torch.cuda.max_memory_allocated() + twice <= room

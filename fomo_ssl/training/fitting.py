@@ -8,6 +8,7 @@ from typing import Any
 
 import lightning as L
 
+from fomo_ssl.core.device import uses_gpu
 from fomo_ssl.core.errors import RunError, StoreError
 from fomo_ssl.core.files import write_text
 from fomo_ssl.data.augment import Augmenter
@@ -46,7 +47,8 @@ def fit(run: Path, module: PretrainModule, source: CropSource, config: RunConfig
     checkpoint = _begin(run, config, ranks)
     start = samples_of(checkpoint) if checkpoint else 0
     unreadable = UnreadableScans(run, config.data.max_unreadable, ranks.rank)
-    stream = source.stream(config.batch_size, config.steps, start, unreadable, ranks)
+    on_gpu = uses_gpu(config.trainer.get("accelerator"))
+    stream = source.stream(config.batch_size, config.steps, start, unreadable, ranks, on_gpu)
     cost = Cost(precision)
     recorder = Recorder(config.log_every, lambda: stream.waited, cost.numbers if ranks.first else None)
     saving = Saving(run / "checkpoints", config.checkpoint_every, config.keep_at)

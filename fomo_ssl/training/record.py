@@ -13,6 +13,7 @@ from typing import Any, Literal
 import torch
 
 import fomo_ssl
+from fomo_ssl.core.device import uses_gpu
 from fomo_ssl.core.errors import RunError
 from fomo_ssl.core.files import exclusive, is_stray, remove_strays, write_json
 from fomo_ssl.training.reading import read_record
@@ -94,12 +95,12 @@ def changes(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") ->
     return names
 
 
-def circumstances() -> dict[str, Any]:
-    """Versions, source revision and machine."""
+def circumstances(accelerator: str | None = None) -> dict[str, Any]:
+    """Versions, source revision and machine; of the machine, what Lightning calls by this name (None: auto)."""
     import lightning
     import numpy
 
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or platform.machine()
+    device = torch.cuda.get_device_name() if uses_gpu(accelerator) else platform.processor() or platform.machine()
     return {
         "fomo_ssl": fomo_ssl.__version__,
         "revision": _revision(),

@@ -122,7 +122,7 @@ def _train(
         "recipe": recipe,
         "health": asdict(config.health),
         "branched_from": _branch(config.start_from),
-        "circumstances": circumstances() | {"ranks": ranks.world},
+        "circumstances": circumstances(config.trainer.get("accelerator")) | {"ranks": ranks.world},
     }
     if ranks.first:
         write_record(run, record)

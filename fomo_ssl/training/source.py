@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from fomo_ssl.core.errors import StoreError
 from fomo_ssl.core.seeding import numpy_generator
@@ -89,8 +88,12 @@ class CropSource:
         start: int,
         on_unreadable: Callable[[UnreadableScan], None],
         ranks: Ranks = ALONE,
+        pin_memory: bool = False,
     ) -> "SampleStream":
-        """Global samples `start` .. `steps * batch_size` - 1 in batches, of which each rank reads its own part."""
+        """Global samples `start` .. `steps * batch_size` - 1 in batches, of which each rank reads its own part.
+
+        `pin_memory` is for training on a GPU, see `make_loader`.
+        """
         own = batch_size // ranks.world
 
         def batches(first: int) -> Iterable[CropBatch]:
@@ -102,7 +105,7 @@ class CropSource:
                 stop=steps * batch_size,
                 stride=batch_size,
                 workers=self.workers,
-                pin_memory=torch.cuda.is_available(),
+                pin_memory=pin_memory,
                 on_unreadable=on_unreadable,
             )
 

@@ -15,6 +15,7 @@ from lightning.fabric.plugins.environments.cluster_environment import ClusterEnv
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.pytorch.loggers import Logger
 
+from fomo_ssl.core.device import uses_gpu
 from fomo_ssl.core.errors import ConfigError
 from fomo_ssl.training.checkpoint import AtomicCheckpointIO
 from fomo_ssl.training.ranks import STRATEGY, Ranks, cluster_environment
@@ -61,7 +62,7 @@ def choose_precision(precision: str, accelerator: str) -> str:
     Raises:
         ConfigError: no such precision, or 16-mixed without a GPU, where Lightning would take bf16-mixed instead.
     """
-    on_gpu = accelerator not in ("cpu", "mps") and torch.cuda.is_available()
+    on_gpu = uses_gpu(accelerator)
     if precision == "auto":
         if not on_gpu:
             return "32-true"

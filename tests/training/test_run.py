@@ -3,6 +3,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import lightning as L
 import matplotlib.image
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from fomo_ssl.core.errors import ConfigError, RunError
 from fomo_ssl.core.files import atomic_file
 from fomo_ssl.objectives.base import Preview
 from fomo_ssl.synthetic.phantoms import phantom
-from fomo_ssl.training import record
+from fomo_ssl.training import fitting, record, source
 from fomo_ssl.training.callbacks.health import HealthConfig
 from fomo_ssl.training.callbacks.previews import draw_preview
 from fomo_ssl.training.loggers import build_loggers, wandb_run
@@ -247,6 +248,28 @@ def test_trainer_options() -> None:
         check_options({"max_time": "00:01:00:00"})
     with pytest.raises(ConfigError, match=r"trainer\.max_steps cannot be set"):
         check_options({"max_steps": 3})
+
+
+@pytest.mark.parametrize("accelerator", ["cpu", "gpu"])
+def test_a_gpu_that_is_not_wanted_is_left_alone(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, accelerator: str
+) -> None:
+    """Locking memory, for one, would open a context on it, for which it may have no room."""
+    pinned: list[bool] = []
+
+    def stop(*_: Any, pin_memory: bool, **__: Any) -> Any:
+        pinned.append(pin_memory)
+        raise StopIteration
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "a GPU")
+    monkeypatch.setattr(source, "make_loader", stop)
+    monkeypatch.setattr(L.Trainer, "fit", lambda self, module, stream, **_: stream.batches(0))
+    monkeypatch.setattr(fitting, "build_trainer", lambda *_, **__: L.Trainer.__new__(L.Trainer))
+    with pytest.raises(StopIteration):
+        small_run(store, tmp_path / "run", precision="32-true", trainer={"accelerator": accelerator})
+    assert pinned == [accelerator == "gpu"]
+    assert (read_record(tmp_path / "run")["circumstances"]["device"] == "a GPU") == (accelerator == "gpu")
 
 
 def test_a_device_that_is_not_there_is_one_line(store: Path, tmp_path: Path) -> None:
