@@ -19,6 +19,7 @@ from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from torch import Tensor
 
+from fomo_ssl.core.device import uses_gpu
 from fomo_ssl.core.errors import ConfigError
 
 _T = TypeVar("_T")
@@ -141,7 +142,7 @@ def join_ranks(options: Mapping[str, Any]) -> Ranks:
         options: the trainer's; `devices` a node and `num_nodes` must fit what was started, where they are given.
 
     Raises:
-        ConfigError: more or fewer processes were started than devices are asked for.
+        ConfigError: more or fewer processes were started than devices are asked for, or than this process sees GPUs.
     """
     environment = cluster_environment()
     world = environment.world_size()
@@ -157,14 +158,14 @@ def join_ranks(options: Mapping[str, Any]) -> Ranks:
         started = f"{'' if nodes == 1 else f'--nnodes={nodes} '}--nproc-per-node={len(chosen)}"
         way_out = f"Start with torchrun {started} -m fomo_ssl.pretrain ..., one process a device"
         raise ConfigError(f"trainer asks for {wanted} devices, but {world} processes were started", way_out=way_out)
+    on_gpu = uses_gpu(options.get("accelerator"))
+    if on_gpu and (world > 1 or isinstance(devices, list | tuple)):
+        _take_gpu(chosen[environment.local_rank()])
     if world == 1:
         return ALONE
     if not dist.is_initialized():
-        uses_gpu = options.get("accelerator", "auto") in ("auto", "gpu", "cuda") and torch.cuda.is_available()
         os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"] = environment.main_address, str(environment.main_port)
-        if uses_gpu:
-            torch.cuda.set_device(chosen[environment.local_rank()])
-        backend, rank = "nccl" if uses_gpu else "gloo", environment.global_rank()
+        backend, rank = "nccl" if on_gpu else "gloo", environment.global_rank()
         dist.init_process_group(backend, rank=rank, world_size=world, timeout=_PATIENCE)
         atexit.register(_leave)
     return Ranks(environment.global_rank(), world, nodes)
@@ -172,6 +173,16 @@ def join_ranks(options: Mapping[str, Any]) -> Ranks:
 
 def _given(options: Mapping[str, Any], name: str, default: int) -> Any:
     return default if options.get(name) is None else options[name]
+
+
+def _take_gpu(index: Any) -> None:
+    """Make a GPU the current one: by it go exchanges between processes, the search of a batch size and the record."""
+    seen = torch.cuda.device_count()
+    if not isinstance(index, int) or index >= seen:
+        # As where SLURM shows every task only the one GPU that it was given.
+        what = f"this process is to train on GPU {index}, but sees {seen}, counted from 0"
+        raise ConfigError(what, way_out="Show every process all GPUs of its node (--gres=gpu:N), or start fewer")
+    torch.cuda.set_device(index)
 
 
 def _nodes(world: int) -> int:

@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 from test_accumulation import assert_same_run
 from training_runs import file_digests
 
@@ -115,6 +116,19 @@ def test_more_devices_than_processes_is_one_line() -> None:
         join_ranks({"devices": 0})
     with pytest.raises(ConfigError, match=r"devices=auto is no whole number"):
         join_ranks({"devices": "auto"})
+
+
+def test_a_chosen_gpu_is_the_current_one_and_a_missing_one_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    taken: list[int] = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", taken.append)
+    assert join_ranks({"devices": [1]}) == ALONE
+    assert join_ranks({"devices": 1}) == ALONE
+    assert join_ranks({"devices": [1], "accelerator": "cpu"}) == ALONE
+    assert taken == [1]
+    with pytest.raises(ConfigError, match=r"GPU 2, but sees 2, .*--gres=gpu:N"):
+        join_ranks({"devices": [2]})
 
 
 @pytest.mark.parametrize(
