@@ -104,8 +104,9 @@ def bend(x: Float[Tensor, "b c x y z"], keys: Int64[Tensor, "b"]) -> Float[Tenso
     t = torch.linspace(0.0, 1.0, _CURVE_POINTS, device=x.device)
     basis = torch.stack([3 * t * (1 - t) ** 2, 3 * t**2 * (1 - t), t**3])
     ends = torch.ones(len(x), 1, device=x.device)
-    along = torch.cat((inner[:, :2], ends), dim=1) @ basis
-    up = torch.cat((inner[:, 2:], ends), dim=1) @ basis
+    with torch.autocast(x.device.type, enabled=False):  # 16 bits would leave the curve some hundred grey values
+        along = torch.cat((inner[:, :2], ends), dim=1) @ basis
+        up = torch.cat((inner[:, 2:], ends), dim=1) @ basis
     # Both coordinates sorted, as the authors do: a function, and a rising one.
     along, up = along.sort(dim=1).values, up.sort(dim=1).values
     falls = (uniform(fold(keys, "falls")) < 0.5)[:, None]

@@ -31,6 +31,13 @@ def test_shuffling_stays_within_its_cubes() -> None:
     assert sorted(pairs) == sorted(torch.stack((out[0, 0], out[0, 1])).flatten(1).T.tolist())
 
 
+def test_mixed_precision_does_not_coarsen_the_grey_scale() -> None:
+    x = torch.randn(8, 1, 6, 6, 6)
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed = bend(x, KEYS[:8])
+    assert torch.equal(mixed, bend(x, KEYS[:8]))
+
+
 def test_the_grey_scale_is_bent_monotonely_within_its_range() -> None:
     x = torch.randn(40, 1, 6, 6, 6)
     out = bend(x, KEYS)
