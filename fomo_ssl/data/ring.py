@@ -39,8 +39,8 @@ class Ring:
     def pinned(self) -> Iterator[None]:
         """Page-lock the memory for as long as batches are read, so that copies to a GPU need no staging buffer.
 
-        Memory that is given back while it is locked stays taken, and the driver refuses to lock what comes to lie at its
-        address next: the ring of the next run of a process, as often as not.
+        Memory that is given back while it is locked stays taken, and the driver refuses to lock what comes to lie at
+        its address next: the ring of the next run of a process, as often as not.
 
         Raises:
             RunError: the driver refuses.

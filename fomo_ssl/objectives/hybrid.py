@@ -146,7 +146,7 @@ class Hybrid(Objective):
             part = member.score(encoded, views, step)
             weight = weight_at(self.weights[label], step)
             total.loss = total.loss + weight * part.loss
-            total.terms |= self._labelled(part.terms, label) | {f"hybrid/weight_{label}": loss.new_tensor(weight)}
+            total.terms |= self._labelled(part.terms, label) | {f"hybrid/weight_{label}": loss.new_full((), weight)}
             total.health |= self._labelled(part.health, label)
         total.terms["hybrid/loss"] = total.loss.detach()
         return total

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from fomo_ssl.core.device import few_numbers
 from fomo_ssl.core.types import Placement, Triple
 from fomo_ssl.objectives.base import Encoded
 from fomo_ssl.objectives.masking import mask_grid
@@ -46,7 +47,7 @@ def look_up(
     Normalised convolution (Knutsson & Westin 1993, doi 10.1109/CVPR.1993.341081): both the features, with zeros where
     nothing is held, and the certainties 0 and 1 are interpolated, and divided.
     """
-    cells = torch.tensor([g * s for g, s in zip(features.shape[2:], stride, strict=True)], device=places.device)
+    cells = few_numbers([g * s for g, s in zip(features.shape[2:], stride, strict=True)], places.device)
     # A place's voxels are stride * g to stride * (g + 1) - 1; grid_sample wants -1 and 1 at the map's outer edges.
     unit = ((2.0 * places + 1.0) / cells - 1.0).flip(-1)[:, :, None, None]
     with torch.autocast(features.device.type, enabled=False):
@@ -69,7 +70,7 @@ def shared_places(
         out, and crops of scans smaller than a crop need not overlap.
     """
     origins = placement.origins[:2].float()
-    voxels = torch.tensor(size, device=origins.device, dtype=torch.float32)
+    voxels = few_numbers(size, origins.device, torch.float32)
     low, high = origins.amax(0), origins.amin(0) + voxels
     along = (torch.arange(count, device=origins.device) + 0.5) / count
     lattice = torch.cartesian_prod(along, along, along)

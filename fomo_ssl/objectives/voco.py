@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from fomo_ssl.core.device import few_numbers
 from fomo_ssl.core.errors import ConfigError
 from fomo_ssl.core.seeding import fold, uniform
 from fomo_ssl.core.types import Triple, Views, ViewSpec
@@ -89,8 +90,8 @@ class VoCo(Objective):
         self, image: Float[Tensor, "b c x y z"], keys: Int64[Tensor, "b"], view: int
     ) -> Int64[Tensor, "b n 3"]:
         """Corners of base crops, x slowest, and then of target crops, in voxels."""
-        size = torch.tensor(image.shape[2:], device=image.device)
-        edge = torch.tensor(self._edge(image), device=image.device)
+        size = few_numbers(image.shape[2:], image.device)
+        edge = few_numbers(self._edge(image), image.device)
         steps = torch.arange(self.grid, device=image.device)
         bases = torch.cartesian_prod(steps, steps, steps) * edge
         draws = uniform(fold(keys, f"voco/{view}"), self.targets, 3)
@@ -110,6 +111,6 @@ def cut(
 
 def overlap(first: Int64[Tensor, "b n 3"], second: Int64[Tensor, "b m 3"], edge: Triple) -> Float[Tensor, "b n m"]:
     """Share of their volume that boxes of one size have in common, by their corners."""
-    length = torch.tensor(edge, device=first.device)
+    length = few_numbers(edge, first.device)
     apart = (first[:, :, None] - second[:, None]).abs()
     return ((length - apart).clamp(min=0) / length).prod(dim=-1)

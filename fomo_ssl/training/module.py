@@ -56,6 +56,10 @@ class PretrainModule(L.LightningModule):
         self._batch: CropBatch | None = None
         self._restored_random_state: dict[str, Any] | None = None
 
+    def transfer_batch_to_device(self, batch: CropBatch, device: torch.device, dataloader_idx: int) -> CropBatch:
+        """Without a wait for each tensor: Lightning asks for that of bare tensors only, and the crops are pinned."""
+        return batch.to(device, non_blocking=device.type == "cuda")
+
     def training_step(self, batch: CropBatch, batch_idx: int) -> Float[Tensor, ""]:
         """The loss of one batch: its last micro-batch's share, because the others go backward here.
 

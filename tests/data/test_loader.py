@@ -199,13 +199,13 @@ class _Driver:
     def __init__(self) -> None:
         self.locked: dict[int, int] = {}
 
-    def cudaHostRegister(self, address: int, size: int, flags: int) -> int:  # noqa: N802 - the driver's names
+    def cudaHostRegister(self, address: int, size: int, flags: int) -> int:
         if any(address < start + length and start < address + size for start, length in self.locked.items()):
             return 712
         self.locked[address] = size
         return 0
 
-    def cudaHostUnregister(self, address: int) -> int:  # noqa: N802
+    def cudaHostUnregister(self, address: int) -> int:
         del self.locked[address]
         return 0
 

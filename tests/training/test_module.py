@@ -62,6 +62,21 @@ def module() -> PretrainModule:
     return made
 
 
+def test_a_batch_goes_to_a_gpu_without_a_wait_for_each_tensor(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lightning leaves it to whoever moves himself, and copies of pinned crops would be waited for one by one."""
+    asked: dict[str, bool] = {}
+
+    def to(self: CropBatch, device: torch.device, non_blocking: bool = False) -> CropBatch:
+        asked[device.type] = non_blocking
+        return self
+
+    monkeypatch.setattr(CropBatch, "to", to)
+    module = PretrainModule(Mean(), lambda batch: batch, OptimConfig(), 2, lambda batch: "")  # type: ignore[arg-type,return-value]
+    for device in ("cuda", "cpu"):
+        module._apply_batch_transfer_handler(batch_of(2), torch.device(device))
+    assert asked == {"cuda": True, "cpu": False}
+
+
 def test_a_step_reports_loss_terms_and_health(module: PretrainModule) -> None:
     loss = module.training_step(batch_of(2), 0)
     assert loss.requires_grad

@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 from torch.nn import functional as F
 
+from fomo_ssl.core.device import few_numbers
 from fomo_ssl.core.seeding import fold, uniform
 from fomo_ssl.data.augment.params import Grid, Params, draw_applied, on_axes
 from fomo_ssl.data.augment.separable import along
@@ -101,7 +102,7 @@ class Motion:
 
 def displaced(x: Volumes, matrix: Float[Tensor, "b 3 3"], shift: Float[Tensor, "b 3"]) -> Volumes:
     """The crop rotated about its centre and shifted by voxels; its edge values are repeated."""
-    size = torch.tensor(x.shape[2:], device=x.device, dtype=x.dtype)
+    size = few_numbers(x.shape[2:], x.device, x.dtype)
     grid = warp_grid(x.shape[2:], matrix, None) - (2.0 * shift / size).flip(1)[:, None, None, None]
     return F.grid_sample(x, grid, padding_mode="border", align_corners=False)
 

@@ -85,7 +85,7 @@ def _on(x: Tensor, kept: Tensor, where: Bool[Tensor, "b"], params: P, apply: Cal
     if len(samples) == len(x):
         return apply(x, params.to(x.device))
     chosen = params.take(samples).to(x.device)
-    samples = samples.to(x.device)
+    samples = samples.to(x.device, non_blocking=True)
     out = x.clone() if x is kept else x
     out[samples] = apply(x[samples], chosen)
     return out

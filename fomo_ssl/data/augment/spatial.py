@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
+from fomo_ssl.core.device import few_numbers
 from fomo_ssl.core.errors import ConfigError
 from fomo_ssl.core.seeding import uniform
 from fomo_ssl.data.augment.params import Grid, Params, draw_applied, on_applied, on_axes
@@ -171,7 +172,7 @@ def warp_grid(
 
     Written as a sum over axes: a tenth of the cost of `affine_grid`, which multiplies a matrix at every voxel.
     """
-    size = torch.tensor(shape, device=matrix.device, dtype=matrix.dtype)
+    size = few_numbers(shape, matrix.device, matrix.dtype)
     to_unit = (matrix * (2.0 / size)[None, :, None]).flip(1)
     along = []
     for axis, count in enumerate(shape):
