@@ -73,6 +73,15 @@ def largest_fitting(fits: Callable[[int], bool], limit: int) -> int:
     return found
 
 
+def may_say_full(error: RuntimeError) -> bool:
+    """Whether cuDNN or cuBLAS may say in words of their own that memory is full.
+
+    cuDNN tries its algorithms in turn, passes over those that fail, as without room for a workspace, and finds none.
+    """
+    own = ("unable to find an engine", "CUDNN_STATUS_ALLOC_FAILED", "CUBLAS_STATUS_ALLOC_FAILED")
+    return any(words in str(error) for words in own)
+
+
 def fits(n: int, build: Build, store: Path, run: Path, config: RunConfig, ranks: Ranks) -> bool:
     """Whether this process can take two steps of `n` samples, as the run takes them, and leaves the margin."""
     gc.collect()
@@ -102,5 +111,9 @@ def fits(n: int, build: Build, store: Path, run: Path, config: RunConfig, ranks:
             )
             trainer.fit(module, source.stream(n, STEPS, 0, lambda scan: None, pin_memory=on_gpu))
     except torch.OutOfMemoryError:
+        return False
+    except RuntimeError as error:
+        if n == SMALLEST or not may_say_full(error):
+            raise  # that no algorithm suits a network at all is no matter of memory
         return False
     return not on_gpu or torch.cuda.max_memory_allocated() + twice <= room

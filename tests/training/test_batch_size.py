@@ -63,6 +63,40 @@ def test_doubling_stops_at_the_first_size_that_does_not_fit(
     assert not run.exists(), "the run's folder stays as it is"
 
 
+@pytest.mark.parametrize(("largest", "raises"), [(4, False), (1, True)])
+def test_words_of_cudnn_mean_that_memory_is_full_where_less_has_worked(
+    store: Path, tmp_path: Path, largest: int, raises: bool
+) -> None:
+    class Silent(Small):
+        def forward(self, views: Views, step: int) -> ObjectiveOutput:
+            if len(views) > largest:
+                raise RuntimeError("GET was unable to find an engine to execute this computation")
+            return super().forward(views, step)
+
+    def build() -> tuple[Objective, Augmenter]:
+        return Silent(100, []), Augmenter("all")
+
+    if raises:
+        with pytest.raises(RuntimeError, match="unable to find an engine"):
+            search(build, store, tmp_path, CONFIG, ALONE, CPU)
+    else:
+        assert search(build, store, tmp_path, CONFIG, ALONE, CPU) == largest
+
+
+def test_other_errors_are_not_taken_for_memory(store: Path, tmp_path: Path) -> None:
+    class Broken(Small):
+        def forward(self, views: Views, step: int) -> ObjectiveOutput:
+            if len(views) > 2:
+                raise RuntimeError("CUDA error: device-side assert triggered")
+            return super().forward(views, step)
+
+    def build() -> tuple[Objective, Augmenter]:
+        return Broken(100, []), Augmenter("all")
+
+    with pytest.raises(RuntimeError, match="device-side assert"):
+        search(build, store, tmp_path, CONFIG, ALONE, CPU)
+
+
 def test_micro_batches_are_what_has_to_fit(store: Path, tmp_path: Path) -> None:
     def build() -> tuple[Objective, Augmenter]:
         return Small(5, []), Augmenter("all")
