@@ -45,6 +45,7 @@ def main(config: dict[str, Any]) -> None:
 
     store = path(config["store"], "store")
     Store.open(store)  # a wrong path is an error at once, before Lightning's slow import
+    from fomo_ssl.core.device import uses_gpu
     from fomo_ssl.report.training_page import write_training_report
     from fomo_ssl.training.initial import describe_initial
     from fomo_ssl.training.lengths import pretrain_lengths
@@ -82,7 +83,8 @@ def main(config: dict[str, Any]) -> None:
         write_training_report(result.run)
         print(describe(result))
         if config["probe"]["enabled"]:
-            probe(result, config["probe"]["task"], store)
+            device = "cuda" if uses_gpu(config["trainer"].get("accelerator")) else "cpu"
+            probe(result, config["probe"]["task"], store, device)
     if lengths is not None:
         summarise(run)
 
@@ -255,8 +257,8 @@ def describe(result: "PretrainResult") -> str:
     )
 
 
-def probe(result: "PretrainResult", task: str | None, store: Path) -> None:
-    """Measure the frozen embedding and write `probe.json` into the run directory, unless it is there already."""
+def probe(result: "PretrainResult", task: str | None, store: Path, device: str = "cpu") -> None:
+    """Measure the frozen embedding where it was trained and write `probe.json` into the run, unless it is there."""
     from dataclasses import asdict
 
     from fomo_ssl.core.files import write_json
@@ -266,7 +268,8 @@ def probe(result: "PretrainResult", task: str | None, store: Path) -> None:
     found = json.loads(file.read_text()) if file.is_file() else {}
     # The bundle of a finished run does not change; a sweep that is continued comes by here again.
     if "task" not in found or found["task"] != task:
-        found = asdict(probe_bundle(result.bundle, None if task is None else Path(task), store)) | {"task": task}
+        found = asdict(probe_bundle(result.bundle, None if task is None else Path(task), store, device))
+        found["task"] = task
         write_json(file, found)
     print(f"frozen embedding: {found['metric']} {found['value']:.3f} ({found['low']:.3f} to {found['high']:.3f})")
 

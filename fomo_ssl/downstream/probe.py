@@ -47,18 +47,24 @@ class ProbeResult:
     n: int
 
 
-def probe_bundle(bundle: Path, task: Path | str | Task | None, store: Store | Path | None = None) -> ProbeResult:
+def probe_bundle(
+    bundle: Path,
+    task: Path | str | Task | None,
+    store: Store | Path | None = None,
+    device: torch.device | str = "cpu",
+) -> ProbeResult:
     """Probe a bundle's embedding.
 
     Args:
         bundle: folder of a bundle.
         task: a classification or regression task; None probes the scans of `store`.
         store: where there is no task.
+        device: where the scans are embedded.
 
     Raises:
         TaskError: a segmentation task, neither task nor store, or too few subjects.
     """
-    encoder = load_encoder(bundle)
+    encoder = load_encoder(bundle).to(device)
     if task is not None:
         task = task if isinstance(task, Task) else load_task(task)
         return _result(task.name, probe_task(encoder, task))
@@ -199,7 +205,7 @@ def _embed_row(encoder: ReleasedEncoder, store: Store, row: int) -> np.ndarray:
     x, y, z = ((facts[f"shape_{axis}"] - size) // 2 for axis, size in zip("xyz", crop, strict=True))
     stored = torch.from_numpy(store.read_crop(row, (x, y, z), crop)).float()
     image = (stored * facts["scale"] + facts["offset"]).expand(1, encoder.config.in_channels, *crop)
-    embedding: np.ndarray = encoder(image)[0].double().cpu().numpy()
+    embedding: np.ndarray = encoder(image.to(next(encoder.parameters()).device))[0].double().cpu().numpy()
     return embedding
 
 

@@ -1,9 +1,11 @@
 import numpy as np
 import pytest
+import torch
 
+from fomo_ssl.bundle import ReleasedEncoder, load_encoder
 from fomo_ssl.core.errors import TaskError
 from fomo_ssl.corpus.layouts import ScanRow
-from fomo_ssl.corpus.store import StoreWriter
+from fomo_ssl.corpus.store import Store, StoreWriter
 from fomo_ssl.downstream import probe
 from fomo_ssl.downstream.probe import cross_validate, probe_bundle
 from fomo_ssl.downstream.scores import Predictions
@@ -93,3 +95,15 @@ def test_a_store_of_another_normalisation_is_refused(tmp_path, bundle):
 def test_probe_without_anything_to_predict(bundle):
     with pytest.raises(TaskError, match="a task or a store"):
         probe_bundle(bundle, None)
+
+
+def test_crops_of_a_store_go_where_the_encoder_is(tmp_path, bundle, monkeypatch):
+    with StoreWriter.create(tmp_path / "store") as writer:
+        data = np.zeros((20, 20, 20), np.float32)
+        data[4:16, 4:16, 4:16] = 100.0 + GENERATOR.normal(size=(12, 12, 12))
+        canonical = canonicalise(Volume(data, np.eye(4)), CanonicalSpec())
+        writer.add(ScanRow("set", "sub_1", "ses_1", "t1", "t1.nii.gz"), canonical)
+    seen = []
+    monkeypatch.setattr(ReleasedEncoder, "forward", lambda self, x: seen.append(x.device.type) or torch.zeros(1, 2))
+    probe._embed_row(load_encoder(bundle).to("meta"), Store.open(tmp_path / "store"), 0)
+    assert seen == ["meta"]
