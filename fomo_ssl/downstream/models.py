@@ -93,10 +93,17 @@ class TaskModel(nn.Module):
         return outputs
 
 
+def forked_generators() -> contextlib.AbstractContextManager[None]:
+    """A block after which the global generators of all devices are as before it."""
+    # By number, because torch warns at length where it is to find several GPUs itself.
+    forked: contextlib.AbstractContextManager[None] = torch.random.fork_rng(range(torch.cuda.device_count()))
+    return forked
+
+
 @contextlib.contextmanager
 def seeded(seed: int, stream: str) -> Iterator[None]:
     """torch's initialisers know the global generator only: seed it for the block, then leave it as it was."""
-    with torch.random.fork_rng():
+    with forked_generators():
         torch.manual_seed(sample_key(seed, 0, stream))
         yield
 

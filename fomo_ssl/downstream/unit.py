@@ -22,7 +22,14 @@ from fomo_ssl.downstream.cases import Example, load_example
 from fomo_ssl.downstream.inference import predict_mask, predict_scan
 from fomo_ssl.downstream.labels import check_class
 from fomo_ssl.downstream.metrics import METRICS, segmentation_metrics
-from fomo_ssl.downstream.models import TaskModel, TaskSpec, pretrained_encoder, save_model, scratch_encoder
+from fomo_ssl.downstream.models import (
+    TaskModel,
+    TaskSpec,
+    forked_generators,
+    pretrained_encoder,
+    save_model,
+    scratch_encoder,
+)
 from fomo_ssl.downstream.module import CurvePoint, FinetuneModule
 from fomo_ssl.downstream.pictures import write_pictures
 from fomo_ssl.downstream.recipe import Recipe, Schedule
@@ -220,7 +227,7 @@ def fit(
         add_lora(model.encoder, recipe.lora_rank, recipe.lora_alpha, start)
     set_grad_checkpointing(model, plan.grad_checkpointing)
     module = FinetuneModule(model, recipe, validate if validation else None, stopping, on_step)
-    with quiet(), torch.random.fork_rng():
+    with quiet(), forked_generators():
         # Drop-path and dropout draw from the global generator.
         torch.manual_seed(seed)
         trainer = build_trainer(

@@ -15,7 +15,7 @@ from fomo_ssl.downstream.cases import load_example
 from fomo_ssl.downstream.finetune import _plan, finetune, largest_crop
 from fomo_ssl.downstream.inference import predict_case, predict_mask
 from fomo_ssl.downstream.losses import dice_cross_entropy
-from fomo_ssl.downstream.models import TaskModel, TaskSpec, load_model, pretrained_encoder
+from fomo_ssl.downstream.models import TaskModel, TaskSpec, forked_generators, load_model, pretrained_encoder
 from fomo_ssl.downstream.module import FinetuneModule
 from fomo_ssl.downstream.recipe import Recipe
 from fomo_ssl.downstream.scores import read_csv
@@ -505,3 +505,15 @@ def test_augmentation_leaves_a_missing_sequence_empty():
     seen, _ = FinetuneModule(model, recipe).augmented(batch)
     assert not seen[0, 1].any()
     assert all(not torch.equal(seen[b, c], images[b, c]) for b, c in ((0, 0), (1, 0), (1, 1)))
+
+
+def test_generators_of_several_gpus_are_put_back_without_a_warning(monkeypatch):
+    state = {0: torch.tensor([1]), 1: torch.tensor([2])}
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda: torch.device("cuda"))
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "get_rng_state", lambda device: state[device].clone())
+    monkeypatch.setattr(torch.cuda, "set_rng_state", lambda value, device: state[device].copy_(value))
+    with forked_generators():
+        for own in state.values():
+            own.zero_()
+    assert [int(own) for own in state.values()] == [1, 2]
