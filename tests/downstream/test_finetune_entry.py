@@ -1,4 +1,6 @@
+import csv
 import json
+import shutil
 
 import pytest
 
@@ -61,6 +63,33 @@ def test_command_line_to_summary(make_task, tmp_path, capsys):
     main(words)
     assert len(json.loads((tmp_path / "run/summary.json").read_text())) == 4
     assert "kind regression inferred" in capsys.readouterr().err
+
+
+def test_several_bundles_share_a_twin_and_end_in_one_report(make_task, bundle, tmp_path, capsys):
+    other = tmp_path / "runs" / "other" / "bundle"
+    shutil.copytree(bundle, other)
+    words = [f"task={make_task('regression', 5)}", f"run={tmp_path / 'run'}", f"bundle={bundle},{other}", "shots=1,2"]
+    words += ["seeds=1", "n_test=2", "steps=2", "crop=16", "parallel=1"]
+    main(words)
+    units = sorted(
+        str(file.parent.relative_to(tmp_path / "run")) for file in tmp_path.glob("run/*/units/*/result.json")
+    )
+    first = bundle.parent.name if bundle.name == "bundle" else bundle.name
+    assert sum("scratch" in unit for unit in units) == 2
+    assert {unit.split("/")[0] for unit in units} == {first, "other"}
+    assert len(units) == 6
+    with (tmp_path / "run" / "results.csv").open() as table:
+        rows = list(csv.DictReader(table))
+    assert any("other" in str(row.values()) for row in rows)
+    assert (tmp_path / "run" / "report.html").is_file()
+    main([*words, "resume=auto"])  # nothing is left to do
+
+
+def test_a_bundle_named_twice_is_one_line(make_task, bundle, tmp_path, capsys):
+    words = [f"task={make_task('regression', 4)}", f"run={tmp_path / 'run'}", f"bundle={bundle},{bundle}", "shots=1"]
+    with pytest.raises(SystemExit):
+        main([*words, "seeds=1", "n_test=2", "steps=2", "crop=16"])
+    assert "named twice" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
