@@ -11,7 +11,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from fomo_ssl.core.types import Views, ViewSpec
+from fomo_ssl.core.errors import ConfigError
+from fomo_ssl.core.types import Triple, Views, ViewSpec
 from fomo_ssl.encoders.base import Encoder
 from fomo_ssl.encoders.patches import to_patches
 from fomo_ssl.heads.decoders import LightDecoder
@@ -32,6 +33,9 @@ from fomo_ssl.objectives.base import (
 from fomo_ssl.objectives.losses import ReconstructionLoss, explained, reconstruction_loss
 from fomo_ssl.objectives.masking import view_mask
 
+MASK_UNIT = 8
+"""Edge in voxels of a hidden cube."""
+
 
 @objectives.register("simmim")
 class SimMIM(Objective):
@@ -40,9 +44,13 @@ class SimMIM(Objective):
     Args:
         encoder: any encoder.
         mask_ratio: hidden fraction.
-        mask_unit: edge in voxels of a hidden cube; larger ones are harder, and need larger crops.
+        mask_unit: edge in voxels of a hidden cube; larger ones are harder, and need larger crops. By default 8, or as
+            many tokens as reach 8; a transformer's cubes are whole tokens, or it would see a part of nearly all.
         loss: `l1` as in the paper, `smooth_l1` or `mse`.
         loss_mask: leave voxels that do not count, such as a defaced region, out of the loss.
+
+    Raises:
+        ConfigError: an unknown loss, or a cube that cuts through tokens.
     """
 
     hides = reconstructs = True
@@ -52,13 +60,13 @@ class SimMIM(Objective):
         encoder: Encoder,
         *,
         mask_ratio: float = 0.6,
-        mask_unit: int = 8,
+        mask_unit: int | None = None,
         loss: ReconstructionLoss = "l1",
         loss_mask: bool = True,
     ) -> None:
         super().__init__(encoder, ViewSpec(valid=loss_mask))
         check_choice("loss of simmim", loss, get_args(ReconstructionLoss))
-        self.mask_ratio, self.kind, self.mask_unit = mask_ratio, loss, (mask_unit,) * 3
+        self.mask_ratio, self.kind, self.mask_unit = mask_ratio, loss, _unit(encoder, mask_unit)
         channels, last = encoder.in_channels, encoder.feature_info[-1]
         # A patch of voxels in front of a linear patch embedding is a mask token behind it.
         self.mask_token = nn.Parameter(torch.zeros(channels, *self.mask_unit))
@@ -126,3 +134,16 @@ class SimMIM(Objective):
     def _mask(self, views: Views, view: int) -> Mask:
         x, y, z = views.images[view].shape[2:]
         return view_mask(views.keys, view, (x, y, z), self.mask_unit, self.mask_ratio)
+
+
+def _unit(encoder: Encoder, edge: int | None) -> Triple:
+    """Voxels of what is hidden together along each axis."""
+    x, y, z = encoder.patch_size if encoder.supports_token_dropping else (1, 1, 1)
+    if edge is None:
+        return -(-MASK_UNIT // x) * x, -(-MASK_UNIT // y) * y, -(-MASK_UNIT // z) * z
+    if edge < 1 or edge % x or edge % y or edge % z:
+        raise ConfigError(
+            f"mask_unit is {edge}, but this encoder's tokens have {(x, y, z)} voxels",
+            way_out="leave mask_unit empty, or take a multiple of the token along every axis",
+        )
+    return edge, edge, edge

@@ -6,7 +6,8 @@ import torch
 
 from fomo_ssl.core.errors import ConfigError
 from fomo_ssl.core.types import Views
-from fomo_ssl.encoders import Encoder
+from fomo_ssl.encoders import Encoder, create_encoder
+from fomo_ssl.encoders.patches import to_patches
 from fomo_ssl.objectives import create_objective
 from fomo_ssl.objectives.base import mask_to_voxels
 
@@ -33,8 +34,8 @@ def test_loss_is_the_mean_absolute_error_of_hidden_voxels(encoder: Encoder, make
     assert not shown.visible[hidden].any()
 
 
-def test_the_mask_token_is_a_learned_patch(vit: Encoder, make_views: MakeViews) -> None:
-    objective, views = create_objective("simmim", vit, mask_unit=4), make_views()
+def test_the_mask_token_is_a_learned_patch(resenc: Encoder, make_views: MakeViews) -> None:
+    objective, views = create_objective("simmim", resenc, mask_unit=4), make_views()
     with torch.no_grad():
         objective.mask_token.copy_(torch.arange(64.0).view(1, 4, 4, 4))
     (shown,) = objective.inputs(views, 0)
@@ -47,3 +48,19 @@ def test_the_mask_token_is_a_learned_patch(vit: Encoder, make_views: MakeViews) 
 def test_a_crop_of_one_unit_is_refused(vit: Encoder, make_views: MakeViews) -> None:
     with pytest.raises(ConfigError, match="of the 1 units"):
         create_objective("simmim", vit, mask_unit=32)(make_views(), 0)
+
+
+@pytest.mark.parametrize("patch", [8, 16, (8, 8, 2), (12, 4, 16)])
+def test_a_token_is_hidden_as_a_whole_or_not_at_all(patch: int | tuple[int, int, int], make_views: MakeViews) -> None:
+    vit = create_encoder("vit_t_p8", dim=48, depth=4, heads=2, patch_size=patch)
+    objective, views = create_objective("simmim", vit), make_views(size=(48, 48, 48))
+    hidden = mask_to_voxels(objective._mask(views, 0), objective.mask_unit, (48, 48, 48)).float()
+    share = to_patches(hidden, vit.patch_size)[0].mean(dim=-1)
+    assert set(share.unique().tolist()) == {0.0, 1.0}
+    assert objective(views, 0).loss.isfinite()
+
+
+@pytest.mark.parametrize("unit", [0, 4, 12])
+def test_a_cube_that_cuts_through_tokens_is_refused(vit: Encoder, unit: int) -> None:
+    with pytest.raises(ConfigError, match=rf"mask_unit is {unit}, but this encoder's tokens have \(8, 8, 8\) voxels"):
+        create_objective("simmim", vit, mask_unit=unit)
