@@ -26,7 +26,7 @@ class Genesis(Objective):
     Args:
         encoder: any encoder.
         p_intensity, p_shuffle, p_paint: probability of each deformation (0.9, 0.5 and 0.9 in the paper).
-        p_inpaint: share of paintings that cover a few boxes; the others cover all but a few (0.2 of paintings).
+        p_inpaint: share of paintings that cover a few boxes (0.2 in the paper); the others cover all but a few.
         window: edge in voxels of the cubes within which texture is shuffled. The paper takes windows of random size
             and place one after another; a regular grid is shuffled at once.
         shuffled: share of those cubes that are shuffled.
@@ -42,7 +42,7 @@ class Genesis(Objective):
         p_intensity: float = 0.9,
         p_shuffle: float = 0.5,
         p_paint: float = 0.9,
-        p_inpaint: float = 0.8,
+        p_inpaint: float = 0.2,
         window: int = 4,
         shuffled: float = 0.5,
         loss_mask: bool = True,
