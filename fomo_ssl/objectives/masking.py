@@ -34,7 +34,7 @@ def view_mask(
     """The mask of a view of `size` voxels, its own for every sample and view; `unit` in voxels, else as `random_mask`.
 
     Raises:
-        ConfigError: it would hide nothing, or everything.
+        ConfigError: it would hide nothing, or everything, or the same of every sample.
     """
     grid = mask_grid(size, unit)
     units, count = math.prod(grid), hidden_count(grid, ratio)
@@ -42,6 +42,11 @@ def view_mask(
         raise ConfigError(
             f"mask ratio {ratio} hides {count} of the {units} units of {unit} voxels in a crop {size}",
             way_out="use larger crops, another ratio or smaller units, which tokens and maps take from the encoder",
+        )
+    if block < 1 or math.prod(mask_grid(grid, (block, block, block))) < 2:
+        raise ConfigError(
+            f"masks in cubes of {block} units along an edge are not random in a crop of {grid} units",
+            way_out="take mask_block from 1 up to less than the units along the crop's longest axis",
         )
     return random_mask(fold(keys, f"mask/{view}"), grid, ratio, block)
 

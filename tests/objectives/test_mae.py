@@ -130,3 +130,13 @@ def test_a_crop_that_cannot_be_masked_is_refused(encoder: Encoder, make_views: M
     objective = create_objective("mae", encoder)
     with pytest.raises(ConfigError, match=r"hides [01] of the 1 units"):
         objective(make_views(size=(8, 8, 8)), 0)
+
+
+@pytest.mark.parametrize("block", [0, 3, 4])
+def test_cubes_that_would_hide_the_same_of_every_sample_are_refused(
+    vit: Encoder, make_views: MakeViews, block: int
+) -> None:
+    with pytest.raises(ConfigError, match=rf"cubes of {block} units along an edge are not random"):
+        create_objective("mae", vit, mask_block=block)(make_views(), 0)
+    (mask,) = create_objective("mae", vit, mask_block=2).masks(make_views(), 0)
+    assert not torch.equal(mask[0], mask[1])
