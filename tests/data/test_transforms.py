@@ -75,6 +75,16 @@ def test_a_batch_is_its_items(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_channels_of_a_scan_share_what_was_drawn(name):
+    x = _volumes(channels=1).expand(-1, 2, -1, -1, -1).contiguous()
+    transform = _always(name)
+    out = transform.apply(x, transform.sample(torch.tensor([3, 5, 8]), _grid(3)))
+    assert out.shape == x.shape
+    if name != "noise":  # which no two voxels share
+        torch.testing.assert_close(out[:, 0], out[:, 1])
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_only_the_samples_that_drew_it_change(name):
     x, keys = _volumes(), torch.tensor([3, 5, 8])
     before = x.clone()

@@ -99,7 +99,7 @@ class BiasField:
     def apply(self, x: Volumes, params: BiasFieldParams) -> Volumes:
         def shade(part: Tensor, p: BiasFieldParams) -> Tensor:
             low = _minimum(part)
-            return smooth_field(p.control, part.shape[2:]).exp_().mul_(part - low).add_(low)
+            return (part - low).mul_(smooth_field(p.control, part.shape[2:]).exp_()).add_(low)
 
         return on_applied(x, params, shade)
 
