@@ -47,7 +47,8 @@ class SelfDistillation(Objective):
             two sessions of one subject.
         min_overlap: least shared fraction of two crops of one scan.
         mask_ratio: hidden fraction of the student's crops, in cubes of the last map's stride.
-        dino, ibot, koleo: weights of the terms (1, 1 and 0.1 in DINOv2).
+        dino, ibot, koleo: weights of the terms, each a mean over the two views. DINOv2 has 1, 1 and 0.1, but adds up
+            the KoLeo of both views: 0.2 here.
         student_temperature, teacher_temperature: of the softmax over prototypes.
         momentum: share of itself that the teacher keeps at each step.
         center_momentum: the same for the mean of the teacher's outputs, which is taken off them against collapse.

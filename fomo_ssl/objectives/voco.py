@@ -2,7 +2,9 @@
 
 Wu et al. 2024 (arXiv 2402.17300). Different here: base and target crops are cut from one augmented crop, by the
 sample's key, so that overlaps are exact whatever the augmentation; the region is tiled along all three axes, where the
-paper tiles the axial plane only; and the embedding is projected, where its code joins all stages of the network.
+paper tiles the axial plane only; and the embedding is projected, where its code joins all stages of the network. The
+loss is that of the paper's equations; its code weights places by their overlap, squares similarities where there is
+none and among base crops, and takes half of what is said from a slow teacher.
 """
 
 import torch
