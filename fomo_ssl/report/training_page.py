@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from fomo_ssl.core.errors import RunError
 from fomo_ssl.core.files import write_text
 from fomo_ssl.report.figures import COLOURS
 from fomo_ssl.report.pages import fill
@@ -31,7 +32,7 @@ def write_training_report(run: Path) -> Path:
     """Write `report.html` into a run directory, whether the run is finished, running or stopped; returns its path.
 
     Raises:
-        RunError: `run.json` is missing or damaged.
+        RunError: `run.json` is missing or damaged, or that of no pretraining run.
     """
     page = run / PAGE
     write_text(page, render(run, time.strftime("%Y-%m-%d %H:%M")))
@@ -41,6 +42,9 @@ def write_training_report(run: Path) -> Path:
 def render(run: Path, date: str) -> str:
     """The page's text: no script, no address that leads out of it."""
     record, rows = read_record(run), read_metrics(run / "metrics.csv")
+    if "n_parameters" not in record:  # finetuning keeps a run.json too
+        way_out = "Of finetuning runs python -m fomo_ssl.evaluate runs=PATH makes a page"
+        raise RunError("is no pretraining run", where=run, way_out=way_out)
     return fill(
         "training_report.html.j2",
         {},

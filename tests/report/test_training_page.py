@@ -40,6 +40,23 @@ def run(tmp_path: Path) -> Path:
     return path
 
 
+def test_a_folder_that_is_no_pretraining_run_is_one_line_and_stops_no_other(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    finetuned = tmp_path / "runs" / "finetuned"
+    finetuned.mkdir()
+    (finetuned / "run.json").write_text(json.dumps({"status": "finished", "recipe": {"task": "infarct"}}))
+    with pytest.raises(SystemExit, match="2"):
+        run_report.main([str(finetuned)])
+    assert capsys.readouterr().err.count("\n") == 1
+    with pytest.raises(SystemExit, match="2"):
+        run_report.main([str(finetuned), str(tmp_path / "runs"), str(run)])
+    said = capsys.readouterr()
+    assert said.out == f"{run / 'report.html'}\n"
+    assert f"{finetuned}: is no pretraining run" in said.err
+    assert "no page of 2 of 3 folders" in said.err
+
+
 def test_a_running_run_is_a_page(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run_report.main([str(run)])
     assert capsys.readouterr().out == f"{run / 'report.html'}\n"
