@@ -68,6 +68,8 @@ def hydra_main(
                 print(help_text(config_name, sys.modules[main.__module__].__doc__ or ""))
                 return
             sweep = _sweep_folder(argv) if {"--multirun", "-m"} & set(argv) else None
+            if sweep is not None and "run" not in _root(config_name):
+                raise ConfigError(f"{config_name} knows no --multirun", way_out="Run it once for each value")
             _refuse_sections(argv, config_name)
             failures = _run(main, config_name, argv, sweep)
             try:
@@ -100,14 +102,28 @@ def compose(config_name: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
 
 
 def help_text(config_name: str, description: str) -> str:
-    """What `--help` prints: the purpose, the groups with their options and every key with its default and comment."""
+    """What `--help` prints: the purpose, the groups with their options, and every key with its default and comment.
+
+    Of a group the values of the option that it has by default.
+    """
+    root = _root(config_name)
+    chosen = {
+        str(name): str(option)
+        for item in root.get("defaults", [])
+        if isinstance(item, dict)
+        for name, option in item.items()
+        if option is not None
+    }
     options = "\n".join(f"  {group}={' | '.join(_options(group))}" for group in _groups(config_name))
-    keys = (conf_dir() / f"{config_name}.yaml").read_text().strip()
-    return (
-        f"{description.strip()}\n\nUsage: python -m fomo_ssl.{config_name} KEY=VALUE ... [--multirun]\n\n"
-        f"Groups (GROUP=OPTION, one value of it with GROUP.KEY=VALUE):\n{options}\n\n"
-        f"Keys and defaults:\n\n{keys}"
-    )
+    parts = [f"{description.strip()}\n\nUsage: python -m fomo_ssl.{config_name} KEY=VALUE ..."]
+    parts[0] += " [--multirun]" if "run" in root else ""
+    parts += [f"Groups (GROUP=OPTION, one value of it with GROUP.KEY=VALUE):\n{options}"] if options else []
+    parts += ["Keys and defaults:", (conf_dir() / f"{config_name}.yaml").read_text().strip()]
+    for group, option in chosen.items():
+        text = (conf_dir() / group / f"{option}.yaml").read_text().strip()
+        key = "KEY" if "@package _global_" in text else f"{group}.KEY"
+        parts += [f"{group}={option}, each value as {key}=VALUE:", text]
+    return "\n\n".join(parts)
 
 
 def _run(main: Main, config_name: str, argv: list[str], sweep: Path | None) -> list[Exception]:

@@ -150,6 +150,19 @@ def test_help_names_groups_keys_and_comments(conf: Path, capsys: pytest.CaptureF
     text = capsys.readouterr().out
     assert "size=large | small" in text
     assert "store: ???   # where things are" in text
+    assert "size=small, each value as size.KEY=VALUE:\n\nname: small\nwidth: 8" in text
+    assert "[--multirun]" in text
+
+
+def test_a_command_without_runs_has_no_sweep(conf: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (conf / "tool.yaml").write_text("depth: 3\n")
+    run("--help")
+    text = capsys.readouterr().out
+    assert "--multirun" not in text
+    assert "Groups" not in text
+    assert one_line(capsys, "depth=1,2", "--multirun") == (
+        "fomo_ssl: tool knows no --multirun. Run it once for each value\n"
+    )
 
 
 def test_sweep(conf: Path) -> None:
