@@ -5,7 +5,6 @@
 Each step is one of the commands that you would run on your own scans, and is printed as such.
 """
 
-import argparse
 import glob
 import re
 import shlex
@@ -14,7 +13,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fomo_ssl.core.errors import entry
+from fomo_ssl.core.arguments import Arguments
+from fomo_ssl.core.errors import ConfigError, entry
 
 if TYPE_CHECKING:
     from fomo_ssl.synthetic.study import StudySpec, TaskName
@@ -36,10 +36,12 @@ SHOTS, N_TEST = 12, 24
 @entry
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run every step that is not finished yet; the same seed gives the same numbers on the same machine."""
-    parser = argparse.ArgumentParser("python -m fomo_ssl.demo", description=__doc__.split("\n\n")[0])
+    parser = Arguments(prog="python -m fomo_ssl.demo", description=__doc__.split("\n\n")[0])
     parser.add_argument("--folder", type=Path, default=Path("demo"), help="where everything goes (default: demo)")
     parser.add_argument("--seed", type=int, default=0, help="of the study, the pretraining and the splits")
     options = parser.parse_args(arguments)
+    if options.seed < 0:  # said now, and not by the pretraining after everything was generated
+        raise ConfigError(f"--seed is {options.seed}", way_out="give 0 or more")
     began = time.perf_counter()
     run(options.folder, options.seed)
     print(f"\nfinished in {time.perf_counter() - began:.0f} s")

@@ -4,7 +4,6 @@ Imports nothing but the standard library at the top: it has to speak where torch
 Each `check_*` is a pure function of what a probe found; `examine` probes and calls them.
 """
 
-import argparse
 import enum
 import importlib
 import importlib.metadata
@@ -18,6 +17,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from fomo_ssl.core.arguments import Arguments
 from fomo_ssl.core.errors import entry
 
 _GB = 1e9
@@ -259,8 +259,7 @@ def table(rows: Iterable[Row], width: int) -> str:
 @entry
 def main() -> None:
     """Print the table; exit code 2 where a check failed."""
-    parser = argparse.ArgumentParser(prog="python -m fomo_ssl.doctor", description="Check this machine for fomo_ssl.")
-    parser.parse_args()
+    Arguments(prog="python -m fomo_ssl.doctor", description="Check this machine for fomo_ssl.").parse_args()
     print(f"fomo_ssl on {platform.platform()}")
     rows = examine()
     print(table(rows, shutil.get_terminal_size((120, 24)).columns))
