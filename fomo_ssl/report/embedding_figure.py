@@ -109,7 +109,9 @@ def _panel(ax: Any, plane: Plane, values: list[Any], name: str) -> None:
         years = [value for value in values if value is not None]
         ax.figure.colorbar(ax.scatter(x[known], y[known], c=years, cmap="viridis", **style), ax=ax, label="years")
         return
-    names = np.array([str(value) if value is not None else "not known" for value in values])
+    # Matplotlib's legend leaves out names that begin with an underscore.
+    words = (str(value) if value else "not known" for value in values)
+    names = np.array([f" {word}" if word.startswith("_") else word for word in words])
     frequent = [value for value, _ in Counter(names.tolist()).most_common(_MOST)]
     rest = ~np.isin(names, frequent)
     if rest.any():

@@ -1,3 +1,4 @@
+import re
 from pathlib import Path
 
 import numpy as np
@@ -52,3 +53,11 @@ def test_two_scans_give_no_picture(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="2 scans give no picture"):
         write_figure(table(2, 1), tmp_path / "map.png")
     assert not list(tmp_path.iterdir())
+
+
+def test_every_dataset_is_in_the_legend(tmp_path: Path) -> None:
+    names = ["", "_pilot", "a<b"] * 4
+    given = table(12, 1).set_column(COLUMNS.index("dataset"), "dataset", pa.array(names))
+    write_figure(given, tmp_path / "map.svg")
+    texts = re.findall(r"<!-- (.*?) -->", (tmp_path / "map.svg").read_text())
+    assert {"not known", "_pilot", "a&lt;b"} <= {text.strip() for text in texts}
