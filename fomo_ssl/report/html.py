@@ -46,7 +46,8 @@ def render(runs: Sequence[Run], found: Sequence[Setting], table: Sequence[Row], 
     """The page's text: no script, no address that leads out of it."""
     methods = dict.fromkeys(arm.method for setting in found for arm in setting.arms)
     colours = dict(zip(methods, figures.COLOURS * (len(methods) // len(figures.COLOURS) + 1), strict=False))
-    tasks = dict.fromkeys(setting.task for setting in found)
+    # Of one name there may be several: a table is called after its file, such as train.csv.
+    tasks = dict.fromkeys((setting.task, setting.kind) for setting in found)
     overall = [row for row in table if row.overall and row.metric in METRICS[row.setting.kind]]
     comparisons = [_comparison(row, overall) for row in overall if row.difference is not None]
     described = [provenance.describe(run) for run in runs]
@@ -62,7 +63,11 @@ def render(runs: Sequence[Run], found: Sequence[Setting], table: Sequence[Row], 
         alone=[row for row in overall if id(row) not in shown],
         verdicts=Counter(row.verdict for row in overall if row.difference is not None),
         sections=[
-            section([s for s in found if s.task == task], [r for r in table if r.setting.task == task], colours)
+            section(
+                [s for s in found if (s.task, s.kind) == task],
+                [row for row in table if (row.setting.task, row.setting.kind) == task],
+                colours,
+            )
             for task in tasks
         ],
         ranking=standings,

@@ -178,8 +178,8 @@ def _plain(value: object) -> str:
     return "-".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 
-def _same_task(run: Run) -> tuple[str, int]:
-    return str(run.recipe.get("task")), run.folds
+def _same_task(run: Run) -> tuple[str, str, int]:
+    return str(run.recipe.get("task")), str(run.recipe.get("task_kind")), run.folds
 
 
 def bundle_name(run: Run) -> str:

@@ -119,7 +119,9 @@ def _learning_curves(found: Sequence[Setting], colours: Mapping[str, str]) -> li
             drawn = [curve for curve in curves if curve is not None]
             if drawn:
                 panels.append(figures.Panel(setting.label, label, drawn, may_be_logarithmic=column == "loss"))
-    return [figures.learning_curve(panel, f"{found[0].task} curve {i}") for i, panel in enumerate(panels)]
+    return [
+        figures.learning_curve(panel, f"{found[0].task} {found[0].kind} curve {i}") for i, panel in enumerate(panels)
+    ]
 
 
 def _curve(arm: Arm, column: str, colour: str) -> figures.Curve | None:
@@ -161,7 +163,7 @@ def _by_shots(found: Sequence[Setting], table: Sequence[Row], colours: Mapping[s
 
 def _agreement(setting: Setting, colours: Mapping[str, str]) -> list[str]:
     """Predicted against true for regression, ROC for two classes."""
-    name = f"{setting.task} agreement"
+    name = f"{setting.task} {setting.kind} agreement"
     if setting.kind == "regression":
         panels = [
             figures.Points(

@@ -60,7 +60,7 @@ def _contest(setting: Setting, seed: int) -> Contest:
     drawn = resampled_weights(first.subjects, first.strata(), seed=seed, stream=f"ranking {setting.task}")
     pieces = [np.ones((1, len(first))), *drawn]
     scores = [_oriented(setting, metric, pieces) for metric in METRICS[setting.kind]]
-    return Contest(setting.task, [arm.method for arm in setting.arms], np.stack(scores))
+    return Contest(f"{setting.task}, {setting.kind}", [arm.method for arm in setting.arms], np.stack(scores))
 
 
 def _oriented(setting: Setting, metric: str, pieces: Sequence[np.ndarray]) -> Float[np.ndarray, "r m"]:

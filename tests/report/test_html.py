@@ -13,6 +13,7 @@ from fomo_ssl.report.failures import failures
 from fomo_ssl.report.html import render, write_report
 from fomo_ssl.report.provenance import fingerprints
 from fomo_ssl.report.runs import Run, read_run
+from fomo_ssl.report.standings import ranking
 
 
 def page(*runs: Run) -> str:
@@ -147,6 +148,23 @@ def test_provenance_holds_configuration_and_fingerprints(make_run: RunMaker) -> 
     assert prints["splits"] != fingerprints(other)["splits"]
     assert prints["bundle"] == "no longer there"
     assert prints["splits"] in text
+
+
+def test_tasks_of_one_name_and_of_other_kinds_are_kept_apart(make_run: RunMaker) -> None:
+    runs = [
+        read_run(make_run("a", "segmentation", task="train")),
+        read_run(make_run("b", "classification", task="train", shots=(4,))),
+        read_run(make_run("c", "regression", task="train", shots=(4,))),
+    ]
+    found = results.settings(runs)
+    text = render(runs, found, results.rows(found), "2026-01-01 12:00")
+    assert text.count("<h2>train</h2>") == 3
+    for part in ("ROC, 4 shots", "Predicted and true values, 4 shots", "best cases, 5 shots", "Score against training"):
+        assert part in text
+    assert_whole(text)
+    place = next(ranked for ranked in ranking(found) if ranked.method == "scratch (a)")
+    # Second of two in both settings of the segmentation, and missing, so third, in two other tasks.
+    assert place.rank == pytest.approx((2 + 3 + 3) / 3)
 
 
 def test_names_are_escaped(make_run: RunMaker) -> None:
