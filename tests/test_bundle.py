@@ -26,6 +26,7 @@ from fomo_ssl.core.errors import BundleError, RejectedScan
 from fomo_ssl.encoders import LateFusion
 from fomo_ssl.imaging import nifti
 from fomo_ssl.imaging.canonical import canonicalise
+from fomo_ssl.imaging.intensity import normalise
 from fomo_ssl.synthetic.phantoms import phantom
 
 CONTRACT = InputContract(sequences=("flair", "t1"), spacing=None, max_upsample=2.0, crop=(32, 32, 32))
@@ -307,3 +308,19 @@ def test_an_unknown_normalisation_is_an_error(copy: Path) -> None:
     file.write_text(file.read_text().replace("zscore_foreground", "minmax"))
     with pytest.raises(BundleError, match="unknown normalisation 'minmax', known: zscore_foreground"):
         load_encoder(copy)
+
+
+def test_feature_maps_of_a_raw_scan_lie_where_the_scan_does(bundle: Path) -> None:
+    released = load_encoder(bundle)
+    scan = phantom(1, (26, 30, 22))
+    canonical = canonicalise(scan, released.config.input.spec)
+    found = released.feature_maps(scan)
+    image = torch.from_numpy(normalise(canonical.data, canonical.stats))[None, None]
+    with torch.no_grad():
+        expected = released.forward_features(image)
+    assert len(found) == len(expected) == len(released.encoder.feature_info)
+    for (values, affine), wanted, info in zip(found, expected, released.encoder.feature_info, strict=True):
+        assert torch.equal(values, wanted[0])
+        first = canonical.affine @ np.array([*((s - 1) / 2 for s in info.stride), 1.0])
+        assert np.allclose(affine @ [0.0, 0.0, 0.0, 1.0], first)
+        assert np.allclose(affine[:3, :3], canonical.affine[:3, :3] * np.array(info.stride))

@@ -1,7 +1,8 @@
 """A released encoder as its users hold it: it takes raw scans."""
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -17,6 +18,8 @@ from fomo_ssl.imaging.canonical import canonicalise
 from fomo_ssl.imaging.header import is_usable
 from fomo_ssl.imaging.intensity import normalise
 from fomo_ssl.imaging.nifti import Volume
+
+_T = TypeVar("_T")
 
 MAX_EMBED_VOXELS = 2**25
 """Largest volume, after preprocessing, that `embed` takes in one piece: 320^3, any head at 1 mm with room to spare."""
@@ -53,6 +56,28 @@ class ReleasedEncoder(nn.Module):
         return self.embed_normalised(normalise(canonical.data, canonical.stats))
 
     @torch.no_grad()
+    def feature_maps(self, scan: Any) -> list[tuple[Float[Tensor, "_ _ _ _"], Float[np.ndarray, "4 4"]]]:
+        """Feature maps of one whole scan, preprocessed as the training data were, finest first.
+
+        Returns:
+            For each map its values (channels, x, y, z), and the affine from its voxels to mm in the space of the scan.
+            A voxel of a map of stride s lies at the centre of its s voxels along each axis.
+
+        Raises:
+            RejectedScan: see `embed`.
+        """
+        canonical = canonicalise(_as_volume(scan), self.config.input.spec)
+        _check_embed_size(canonical.data)
+        maps = self._run(self.encoder.forward_features, normalise(canonical.data, canonical.stats))
+        found = []
+        for values, info in zip(maps, self.encoder.feature_info, strict=True):
+            stride = np.array(info.stride, dtype=np.float64)
+            within = np.diag([*stride, 1.0])
+            within[:3, 3] = (stride - 1) / 2
+            found.append((values[0], canonical.affine @ within))
+        return found
+
+    @torch.no_grad()
     def embed_normalised(self, image: np.ndarray) -> Float[Tensor, "e"]:
         """One embedding of one whole scan in canonical form with normalised intensities, such as a store holds.
 
@@ -63,16 +88,19 @@ class ReleasedEncoder(nn.Module):
             RejectedScan: over `MAX_EMBED_VOXELS` voxels.
         """
         _check_embed_size(image)
+        embedding: Tensor = self._run(self.encoder, image)
+        return embedding[0]
+
+    def _run(self, function: Callable[[Tensor], _T], image: np.ndarray) -> _T:
+        """In evaluation mode, where the encoder is and with its type; one image for all its input sequences."""
         x = torch.from_numpy(image).float()
         first = next(self.encoder.parameters())
         training = self.encoder.training
         self.encoder.eval()
         try:
-            x = x.to(first.device, first.dtype).expand(1, self.config.in_channels, *x.shape)
-            embedding: Tensor = self.encoder(x)
+            return function(x.to(first.device, first.dtype).expand(1, self.config.in_channels, *x.shape))
         finally:
             self.encoder.train(training)
-        return embedding[0]
 
 
 def load_encoder(path: str | Path) -> ReleasedEncoder:

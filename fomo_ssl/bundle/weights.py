@@ -74,7 +74,7 @@ def load_weights(path: Path, in_channels: int = 1, mixing: torch.Generator | Non
     try:
         encoder = create_encoder(config.encoder, in_channels=in_channels, **config.encoder_args)
     except (UnknownNameError, TypeError, ValueError) as error:
-        way_out = "Upgrade fomo_ssl, or import the module that registers the encoder"
+        way_out = "Upgrade fomo_ssl, or name the module that registers the encoder in FOMO_SSL_IMPORT"
         raise BundleError(f"cannot build its encoder: {error}", where=path, way_out=way_out) from error
     file = path / "encoder.safetensors"
     state = _load_tensors(file)
