@@ -5,7 +5,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import active_children, get_context
@@ -47,8 +47,13 @@ def run_units(
     together = _one_by_one if processes == 1 else _side_by_side
     bar = _StepBar(done, len(units), plan.recipe.steps)
     try:
-        with _terminable(), bar.progress:
-            for result in together(plan, units, processes, threads, bar.show):
+        # Closed at once where a signal comes while a line is printed: the processes would be waited for at the end.
+        with (
+            _terminable(),
+            bar.progress,
+            contextlib.closing(together(plan, units, processes, threads, bar.show)) as ended,
+        ):
+            for result in ended:
                 bar.progress.console.print(describe(result), highlight=False)
                 bar.finish_unit()
     except (KeyboardInterrupt, SystemExit):
@@ -65,7 +70,7 @@ def _processes(parallel: int | None, units: int) -> int:
 
 def _one_by_one(
     plan: Plan, units: Sequence[Unit], _: int, threads: int, show: Callable[[int], None]
-) -> Iterator[Result]:
+) -> Generator[Result, None, None]:
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
@@ -78,7 +83,7 @@ def _one_by_one(
 
 def _side_by_side(
     plan: Plan, units: Sequence[Unit], processes: int, threads: int, show: Callable[[int], None]
-) -> Iterator[Result]:
+) -> Generator[Result, None, None]:
     context = get_context("spawn")
     steps = context.Value("q", 0)  # of all units so far
     pool = ProcessPoolExecutor(processes, context, initializer=_start_worker, initargs=(threads, steps))

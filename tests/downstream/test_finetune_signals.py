@@ -62,6 +62,7 @@ def test_a_signal_ends_it_at_once(make_task, bundle, tmp_path: Path, parallel, n
     finally:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
+            process.communicate()
     assert process.returncode == code
     assert "stopped after 0 of 8 units; continue with resume=auto" in said
     assert "Traceback" not in said
@@ -90,6 +91,7 @@ def test_a_unit_s_process_that_dies_is_one_line(make_task, bundle, tmp_path: Pat
     finally:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
+            process.communicate()
     assert process.returncode == 2
     assert "the process of a unit died; often memory ran out" in said
     assert "Traceback" not in said
