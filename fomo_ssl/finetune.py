@@ -55,6 +55,7 @@ def overrides(argv: Sequence[str]) -> list[str]:
 def run_finetuning(config: Mapping[str, Any]) -> Path:
     """Finetune from plain values, as `conf/finetune.yaml` names them; returns the run directory."""
     from fomo_ssl.downstream.finetune import finetune
+    from fomo_ssl.downstream.given_splits import given_splits
     from fomo_ssl.downstream.splits import cross_validation, few_shot_splits
     from fomo_ssl.downstream.tasks import load_task
 
@@ -68,7 +69,10 @@ def run_finetuning(config: Mapping[str, Any]) -> Path:
     for note in task.notes:
         print(f"{task.name}: {note}", file=sys.stderr)
     seeds = integer(config["seeds"], "seeds")
-    if choice(config["mode"], "mode", ("few_shot", "cv")) == "cv":
+    mode = choice(config["mode"], "mode", ("few_shot", "cv"))
+    if config["splits"] is not None:
+        splits = given_splits(path(config["splits"], "splits"), task)
+    elif mode == "cv":
         if config["train_on"] is not None or config["test_on"] is not None:
             raise ConfigError("mode=cv tests every dataset", way_out="Leave out train_on and test_on, or mode=few_shot")
         splits = cross_validation(task, integer(config["folds"], "folds", 2), seeds)
