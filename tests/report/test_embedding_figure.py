@@ -8,7 +8,7 @@ from sklearn.decomposition import PCA
 
 from fomo_ssl.core.errors import ConfigError
 from fomo_ssl.downstream.embeddings import COLUMNS
-from fomo_ssl.report.embedding_figure import principal_components, write_figure
+from fomo_ssl.report.embedding_figure import planes, principal_components, write_figure
 
 
 def table(scans: int, sequences: int) -> pa.Table:
@@ -44,7 +44,8 @@ def test_panels_are_those_columns_that_differ(tmp_path: Path) -> None:
     said = write_figure(table(40, 20), tmp_path / "map.svg")
     assert said.startswith("PCA")
     assert said.endswith("coloured by sequence, age")
-    assert (tmp_path / "map.svg").read_text().count("<!-- 8 others -->") == 1
+    rows = 2 if said.startswith("PCA and UMAP,") else 1
+    assert (tmp_path / "map.svg").read_text().count("<!-- 8 others -->") == rows
     assert write_figure(table(40, 1), tmp_path / "map.png").endswith("coloured by age")
     assert (tmp_path / "map.png").read_bytes().startswith(b"\x89PNG")
 
@@ -61,3 +62,16 @@ def test_every_dataset_is_in_the_legend(tmp_path: Path) -> None:
     write_figure(given, tmp_path / "map.svg")
     texts = re.findall(r"<!-- (.*?) -->", (tmp_path / "map.svg").read_text())
     assert {"not known", "_pilot", "a&lt;b"} <= {text.strip() for text in texts}
+
+
+def test_umap_parts_what_is_apart_and_is_the_same_every_time() -> None:
+    pytest.importorskip("umap", reason="the extra `umap` is not installed")
+    draw = np.random.default_rng(0)
+    vectors = np.concatenate([draw.normal(size=(20, 8)), draw.normal(size=(20, 8)) + 8]).astype(np.float32)
+    there, again = planes(vectors), planes(vectors)
+    assert [plane.method for plane in there] == ["PCA", "UMAP"]
+    points = there[1].points
+    np.testing.assert_array_equal(points, again[1].points)
+    first, second = points[:20], points[20:]
+    spread = max(np.linalg.norm(group - group.mean(axis=0), axis=1).max() for group in (first, second))
+    assert np.linalg.norm(first.mean(axis=0) - second.mean(axis=0)) > 2 * spread
