@@ -207,7 +207,7 @@ def _triple(value: Sequence[int]) -> Triple:
     return x, y, z
 
 
-def _spacing(value: Sequence[float] | None, where: Path) -> float | None:
+def _spacing(value: Sequence[int | float] | None, where: Path) -> float | None:
     if value is None:
         return None
     if len(set(value)) > 1:

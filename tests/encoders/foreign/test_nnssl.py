@@ -1,12 +1,18 @@
-"""Weights of nnssl: in, out, and round; what nnU-Net does with an export is in test_nnunet_consumer.py."""
+"""Weights of nnssl: in, out, and round.
 
+That maps are the original's is in test_resenc_original.py and test_primus_original.py, what nnU-Net does with an export
+in test_nnunet_consumer.py.
+"""
+
+import functools
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from originals import original
+from dynamic_network_architectures.architectures.unet import ResidualEncoderUNet
+from originals import original, residual_unet
 from torch import Tensor
 
 from fomo_ssl.core.errors import ForeignWeightsError
@@ -49,35 +55,15 @@ def checkpoint(path: Path, weights: dict[str, Tensor], architecture: dict[str, A
     return path
 
 
-def foreign_resenc(donor: Encoder) -> dict[str, Tensor]:
-    """As nnssl saves it: aliases of every layer, the encoder once more below the decoder, a decoder and a head."""
-    names = {name.replace("stem_convs", "stem.convs"): value for name, value in donor.state_dict().items()}
-    for name, value in list(names.items()):
-        unit, layer, kind = name.rsplit(".", 2)
-        names[f"{unit}.all_modules.{0 if layer == 'conv' else 1}.{kind}"] = value
-    everywhere = {f"{where}.{name}": value for where in ("encoder", "decoder.encoder") for name, value in names.items()}
-    return everywhere | {"decoder.seg_layers.0.weight": torch.zeros(1)}
+@functools.cache
+def theirs() -> ResidualEncoderUNet:
+    """The original of `SMALL`, decoder and head included; shared, so not to be changed."""
+    return residual_unet(**SMALL)
 
 
 def transposed(x: Tensor) -> Tensor:
     """x y z as z y x, or back."""
     return x.permute(0, 1, 4, 3, 2)
-
-
-@torch.no_grad()
-def test_resenc_gives_on_xyz_what_it_gave_on_zyx(tmp_path: Path) -> None:
-    donor = resenc()
-    file = checkpoint(tmp_path / "a.pth", foreign_resenc(donor), resenc_architecture(**SMALL), patch=(16, 24, 32))
-    imported = import_weights(file)
-    assert imported.encoder.arguments == SMALL
-    x = torch.randn(2, 1, 16, 12, 20)
-    for ours, theirs in zip(imported.encoder.forward_features(x), donor.forward_features(transposed(x)), strict=True):
-        torch.testing.assert_close(transposed(theirs), ours, atol=1e-5, rtol=1e-5)
-    assert len(imported.report.moved) == len(donor.state_dict())
-    assert imported.report.unused == ("decoder.seg_layers.0.weight",)
-    assert {m.how for m in imported.report.moved if m.target.endswith("conv.weight")} == {"turned"}
-    assert (imported.spacing, imported.crop, imported.normalisation) == (1.0, (32, 24, 16), "zscore_volume")
-    assert imported.source["dataset"] == "Dataset745_OpenMind"
 
 
 def test_citations_travel_both_ways(tmp_path: Path) -> None:
@@ -89,17 +75,17 @@ def test_citations_travel_both_ways(tmp_path: Path) -> None:
 
 @torch.no_grad()
 def test_a_plan_that_turns_the_axes_further_is_followed(tmp_path: Path) -> None:
-    donor, order = resenc(), [1, 2, 0]  # the network's axes are y, x, z
+    order = [1, 2, 0]  # the network's axes are y, x, z
     file = checkpoint(
         tmp_path / "a.pth",
-        foreign_resenc(donor),
+        theirs().state_dict(),
         resenc_architecture(**SMALL),
         patch=(8, 16, 24),
         pretrain_plan={"transpose_forward": order},
     )
     imported = import_weights(file)
     x = torch.randn(1, 1, 16, 12, 20)
-    turned = donor.forward_features(x.permute(0, 1, 3, 2, 4))[-1].permute(0, 1, 3, 2, 4)
+    turned = theirs().encoder(x.permute(0, 1, 3, 2, 4))[-1].permute(0, 1, 3, 2, 4)
     torch.testing.assert_close(imported.encoder.forward_features(x)[-1], turned, atol=1e-5, rtol=1e-5)
     assert imported.crop == (16, 8, 24)
 
@@ -162,7 +148,7 @@ def test_primus_makes_the_round_trip(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_a_layer_that_has_no_place_is_refused(tmp_path: Path) -> None:
-    weights = foreign_resenc(resenc()) | {"encoder.stages.0.blocks.0.squeeze.weight": torch.zeros(1)}
+    weights = theirs().state_dict() | {"encoder.stages.0.blocks.0.squeeze.weight": torch.zeros(1)}
     file = checkpoint(tmp_path / "a.pth", weights, resenc_architecture(**SMALL))
     with pytest.raises(ForeignWeightsError, match=r"layers that ours has not: encoder\.stages\.0\.blocks\.0\.squeeze"):
         import_weights(file)
@@ -191,7 +177,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
 @pytest.mark.parametrize("case", REFUSED)
 def test_what_has_no_counterpart_is_refused(tmp_path: Path, case: str) -> None:
     changes, message = REFUSED[case]
-    file = checkpoint(tmp_path / "a.pth", foreign_resenc(resenc()), resenc_architecture(**SMALL), **changes)
+    file = checkpoint(tmp_path / "a.pth", theirs().state_dict(), resenc_architecture(**SMALL), **changes)
     with pytest.raises(ForeignWeightsError, match=message):
         import_weights(file)
 
@@ -202,13 +188,13 @@ def test_what_has_no_counterpart_is_refused(tmp_path: Path, case: str) -> None:
 def test_other_arguments_of_a_residual_net_are_refused(tmp_path: Path, key: str, value: Any) -> None:
     architecture = resenc_architecture(**SMALL)
     architecture["architecture_plans"]["arch_kwargs"][key] = value
-    file = checkpoint(tmp_path / "a.pth", foreign_resenc(resenc()), architecture)
+    file = checkpoint(tmp_path / "a.pth", theirs().state_dict(), architecture)
     with pytest.raises(ForeignWeightsError, match="counterpart"):
         import_weights(file)
 
 
 def test_a_list_where_a_plan_has_a_table_is_an_incomplete_plan(tmp_path: Path) -> None:
-    file = checkpoint(tmp_path / "a.pth", foreign_resenc(resenc()), resenc_architecture(**SMALL))
+    file = checkpoint(tmp_path / "a.pth", theirs().state_dict(), resenc_architecture(**SMALL))
     content = torch.load(file, weights_only=True)
     content["nnssl_adaptation_plan"]["pretrain_plan"]["configurations"] = []
     torch.save(content, file)
@@ -217,7 +203,7 @@ def test_a_list_where_a_plan_has_a_table_is_an_incomplete_plan(tmp_path: Path) -
 
 
 def test_a_plan_without_weights_is_refused(tmp_path: Path) -> None:
-    file = checkpoint(tmp_path / "a.pth", foreign_resenc(resenc()), resenc_architecture(**SMALL))
+    file = checkpoint(tmp_path / "a.pth", theirs().state_dict(), resenc_architecture(**SMALL))
     content = torch.load(file, weights_only=True)
     del content["network_weights"]
     torch.save(content, file)
