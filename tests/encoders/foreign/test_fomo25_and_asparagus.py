@@ -1,7 +1,6 @@
 """Checkpoints of FOMO25's baselines and of asparagus, beside what their own networks answered.
 
-`fixtures/asparagus_*` are made by `make_asparagus_fixture.py`. `fixtures/fomo25_unet` holds the answers of the baseline
-repository's own `UNet` (fomo25/baseline-codebase d2df6d4), laid out as its `unet_b_lw_dec` but one filter wide.
+`fixtures/asparagus_*` are made by `make_asparagus_fixture.py`, `fixtures/fomo25_unet` by `make_fomo25_fixture.py`.
 """
 
 import json
