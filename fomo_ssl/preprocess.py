@@ -25,9 +25,20 @@ def main(config: dict[str, Any]) -> None:
     spec = CanonicalSpec(spacing, _at_least(config, "max_upsample", 1.0), crop_foreground)
     workers = _cores() if config["workers"] is None else int(_at_least(config, "workers", 1.0))
     min_slices = int(_at_least(config, "min_slices", 1.0))
+    max_voxels = int(_at_least(config, "max_voxels", 1.0))
     source, store, array = path(config["source"], "source"), path(config["store"], "store"), _array(config)
     masks = {kind: None if rule is None else str(rule) for kind, rule in config["masks"].items()}
-    preprocess(source, store, spec, workers=workers, min_slices=min_slices, masks=masks, slurm=array, console=Console())
+    preprocess(
+        source,
+        store,
+        spec,
+        workers=workers,
+        min_slices=min_slices,
+        max_voxels=max_voxels,
+        masks=masks,
+        slurm=array,
+        console=Console(),
+    )
 
 
 def _array(config: dict[str, Any]) -> "SlurmConfig | None":

@@ -28,11 +28,12 @@ from fomo_ssl.corpus.store import read_facts, write_index
 from fomo_ssl.corpus.summary import print_summary, summary_page
 from fomo_ssl.imaging.canonical import CanonicalSpec
 from fomo_ssl.imaging.container import members, place_of
+from fomo_ssl.imaging.nifti import MAX_CLAIMED
 
 # A kill loses at most this much work.
 _SHARD_SCANS, _SHARD_SECONDS = 64, 10.0
-# A mask, a permission or a disk that is put right leaves the size of a scan as it was.
-_TRIED_AGAIN = {Reason.BAD_MASK, Reason.UNREADABLE}
+# A mask, a permission or a disk that is put right leaves the size of a scan as it was, and more may be allowed by now.
+_TRIED_AGAIN = {Reason.BAD_MASK, Reason.UNREADABLE, Reason.TOO_LARGE}
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,7 @@ def preprocess(
     *,
     workers: int = 1,
     min_slices: int = 15,
+    max_voxels: int = MAX_CLAIMED,
     masks: Mapping[str, str | None] = DEFAULT_RULES,
     slurm: SlurmConfig | None = None,
     console: Console | None = None,
@@ -75,6 +77,7 @@ def preprocess(
         spec: how scans are made canonical.
         workers: processes; the store's bytes do not depend on it.
         min_slices: scans with fewer voxels along an axis are rejected.
+        max_voxels: files that claim more are rejected before memory is asked for; a small file may claim gigabytes.
         masks: for each kind of `corpus.masks`, how the mask of a scan is called; a file that is a mask is no scan.
         slurm: run as an array of SLURM tasks instead of in this machine's processes; the bytes are the same.
         console: where progress and the summary are shown; None is silent.
@@ -102,7 +105,7 @@ def preprocess(
         again = {line.path for line in rejected if line.reason in _TRIED_AGAIN}
         done = ({line.path for line in rejected} | {*accepted.column("path").to_pylist()}) - again
         jobs = [
-            Job(source, store, row, sizes[row.path], spec, min_slices, of_scan.get(row.path, ()))
+            Job(source, store, row, sizes[row.path], spec, min_slices, of_scan.get(row.path, ()), max_voxels)
             for row in rows
             if row.path not in done
         ]

@@ -14,14 +14,14 @@ from fomo_ssl.corpus.schema import affine_cell, axis_cells
 from fomo_ssl.corpus.store import write_scan
 from fomo_ssl.imaging.canonical import CanonicalSpec, canonicalise
 from fomo_ssl.imaging.container import place_of
-from fomo_ssl.imaging.nifti import Volume, read, read_header
+from fomo_ssl.imaging.nifti import MAX_CLAIMED, Volume, read, read_header
 from fomo_ssl.imaging.series import read_sums
 
 
 @dataclass(frozen=True)
 class Job:
     """What a worker needs to know; `source_bytes` is the size that the file had when the work was planned, `masks` are
-    those of every scan in the file.
+    those of every scan in the file, `max_voxels` the most that a file may claim before memory is asked for.
     """
 
     source: Path
@@ -31,6 +31,7 @@ class Job:
     spec: CanonicalSpec
     min_slices: int
     masks: tuple[Mask, ...] = ()
+    max_voxels: int = MAX_CLAIMED
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ def process(job: Job) -> list[Outcome]:
 
 def _outcomes(job: Job, path: Path) -> list[Outcome]:
     try:
-        volume = read(path)
+        volume = read(path, max_voxels=job.max_voxels)
     except RejectedScan as error:
         if error.reason != Reason.SEVERAL_VOLUMES:
             raise
@@ -81,7 +82,10 @@ def _series(job: Job, path: Path) -> list[Outcome]:
     outcomes = [
         _refused(job, replace(job.row, volume=at), why) for at, why in (p for p in plan if isinstance(p, tuple))
     ]
-    volumes, digest = read_sums(path, [part.weights for part in parts]), digest_file(path)
+    volumes, digest = (
+        read_sums(path, [part.weights for part in parts], max_voxels=job.max_voxels),
+        digest_file(path),
+    )
     for part, volume in zip(parts, volumes, strict=True):
         row = replace(job.row, sequence=part.sequence, volume=part.volume)
         if isinstance(volume, RejectedScan):

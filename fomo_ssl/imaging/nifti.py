@@ -63,7 +63,11 @@ def file_stem(name: str) -> str:
     return name
 
 
-def read(path: str | Path, *, max_voxels: int = 2**28, allow_4d: bool = False) -> Volume:
+MAX_CLAIMED = 2**28
+"""Voxels that a file may claim unless more are allowed: 1 GB of them as float32."""
+
+
+def read(path: str | Path, *, max_voxels: int = MAX_CLAIMED, allow_4d: bool = False) -> Volume:
     """Read .nii, .nii.gz, or a .img/.hdr pair (NIfTI-1, NIfTI-2, Analyze 7.5; either byte order).
 
     Args:

@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 
 from fomo_ssl.core.errors import RejectedScan
-from fomo_ssl.imaging.nifti import OpenImage, Volume, check_budget, check_room, finite_float32, open_image
+from fomo_ssl.imaging.nifti import MAX_CLAIMED, OpenImage, Volume, check_budget, check_room, finite_float32, open_image
 from fomo_ssl.imaging.stream import fill, finish, skip
 
 
 def read_sums(
-    path: str | Path, weights: Sequence[Mapping[int, float]], *, max_voxels: int = 2**28
+    path: str | Path, weights: Sequence[Mapping[int, float]], *, max_voxels: int = MAX_CLAIMED
 ) -> list[Volume | RejectedScan]:
     """One volume for each mapping from position in the series to weight, or the reason why that one is refused.
 

@@ -5,6 +5,7 @@ import re
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 from rich.console import Console
 
@@ -129,7 +130,7 @@ def test_other_settings_are_refused(tree: Path, whole: Path, change: dict):
 def test_a_file_that_could_not_be_opened_is_tried_again(
     tree: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    def locked(path: Path) -> Volume:
+    def locked(path: Path, max_voxels: int) -> Volume:
         if path.name == "t2.nii.gz":
             raise RejectedScan(Reason.UNREADABLE, os.strerror(errno.EACCES), where=path)
         return read(path)
@@ -185,3 +186,17 @@ def test_few_slices(make_ball):
     check_slices(make_ball(0), 20)
     with pytest.raises(RejectedScan, match="at least 21"):
         check_slices(make_ball(0), 21)
+
+
+def test_large_files_are_refused_unless_allowed(tree: Path, tmp_path: Path, contents) -> None:
+    """A true scan above the limit has a way in: the same command with a higher one tries it again."""
+    source = shutil.copytree(tree, tmp_path / "source")
+    scan = read(source / "sub_1/ses_1/t1.nii.gz")
+    write(source / "sub_1/ses_1/t1.nii.gz", np.pad(scan.data, 4), scan.affine)
+    summary = preprocess(source, tmp_path / "store", SPEC, max_voxels=scan.data.size + 1)
+    assert summary.rejected == {"not_nifti": 1, "too_large": 1}
+    lines = csv.DictReader((tmp_path / "store" / "quarantine.csv").read_text().splitlines())
+    assert [line["path"] for line in lines if "header claims" in line["detail"]] == ["sub_1/ses_1/t1.nii.gz"]
+    preprocess(source, tmp_path / "store", SPEC)
+    preprocess(source, tmp_path / "whole", SPEC)
+    assert contents(tmp_path / "store") == contents(tmp_path / "whole")
