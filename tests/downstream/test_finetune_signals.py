@@ -20,7 +20,12 @@ def begin(task: Path, bundle: Path, run: Path, parallel: int, steps: int = 100_0
     words += [f"steps={steps}", "batch_size=2", "precision=32-true", f"parallel={parallel}", "resume=auto"]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "fomo_ssl.finetune", *words]
-    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True, env=environment)
+    # A shell's background jobs, such as the one that runs these tests, ignore Ctrl-C, and so would what they start.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True, env=environment)
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def processes(group: int) -> list[int]:
