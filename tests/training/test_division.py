@@ -20,16 +20,17 @@ def batches(source: CropSource, start: int, ranks: Ranks) -> list[CropBatch]:
     return list(source.stream(4, 3, start, pytest.fail, ranks))
 
 
+@pytest.mark.parametrize("world", [2, 4])
 @pytest.mark.parametrize("start", [0, 4])
-def test_ranks_share_each_step_and_read_what_one_process_reads(source: CropSource, start: int) -> None:
+def test_ranks_share_each_step_and_read_what_one_process_reads(source: CropSource, start: int, world: int) -> None:
     alone = batches(source, start, Ranks())
-    shared = [batches(source, start, Ranks(rank, 2)) for rank in (0, 1)]
-    assert len(alone) == len(shared[0]) == len(shared[1]) == (12 - start) // 4
+    shared = [batches(source, start, Ranks(rank, world)) for rank in range(world)]
+    assert {len(alone), *map(len, shared)} == {(12 - start) // 4}
     for step, whole in enumerate(alone):
         assert whole.indices.tolist() == list(range(start + 4 * step, start + 4 * step + 4))
-        for rank in (0, 1):
+        for rank in range(world):
             part = shared[rank][step]
-            expected = whole.parts(2)[rank]
+            expected = whole.parts(world)[rank]
             for name in ("indices", "keys", "rows", "origins", "scale"):
                 assert torch.equal(getattr(part, name), getattr(expected, name)), name
             assert all(torch.equal(a, b) for a, b in zip(part.images, expected.images, strict=True))
