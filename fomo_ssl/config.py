@@ -232,6 +232,8 @@ def _explain(error: Exception, config_name: str, overrides: Sequence[str]) -> Ex
     if unknown:
         key = unknown[1].removesuffix(".yaml")
         known = [name for name, _ in _leaves(_defaults(config_name, overrides))]
+        if key in known:  # Hydra takes a null for a key that is not there
+            return ConfigError(f"{key} is null already", way_out=f"Leave ~{key} out")
         return ConfigError(f"unknown key {key!r}", way_out=near(key, known))
     return ConfigError(" ".join(str(error).split()), way_out="See --help")
 

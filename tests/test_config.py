@@ -110,6 +110,11 @@ def test_near_names_are_those_of_the_chosen_option(conf: Path, capsys: pytest.Ca
     assert "Did you mean size.layers" in one_line(capsys, "store=a", "size=deep", "size.layer=3")
 
 
+def test_deleting_a_null(conf: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "run is null already. Leave ~run out" in one_line(capsys, "store=a", "~run")
+    assert "unknown key 'dept'. Did you mean depth" in one_line(capsys, "store=a", "~dept")
+
+
 def test_misspelt_group(conf: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "unknown key 'sice'. Did you mean size?" in one_line(capsys, "store=a", "sice=large")
 
