@@ -3,6 +3,8 @@ the rest under `slow`."""
 
 import copy
 import functools
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -212,20 +214,32 @@ def test_dropping_tokens(name: str):
     torch.testing.assert_close(encoder.forward_tokens(x, keep)[0], some)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "name",
-    ["vit_t_p8", "primus_t", "resenc_t", "unet_t", "late_fusion", "per_sequence", "swin_t", "mednext_s"],
-)
-def test_it_is_one_graph_for_the_compiler(name: str):
-    """In a process of its own: the run-time shape checks of the test session would break the graph."""
-    import subprocess
-    import sys
+QUICK = [one.values[0] for one in NUMERIC if not one.marks]
+LARGE = [name for name in list_encoders() if name not in QUICK]
+COMPILE = """
+import sys
+import torch
+from fomo_ssl.encoders import create_encoder
 
-    script = (
-        "import torch; from fomo_ssl.encoders import create_encoder\n"
-        f"encoder = create_encoder({name!r}); x = torch.randn(1, 1, 32, 30, 32)\n"
-        "compiled = torch.compile(encoder, backend='eager', fullgraph=True)\n"
-        "torch.testing.assert_close(compiled(x), encoder(x))\n"
-    )
-    subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, timeout=300)
+for name in sys.argv[1:]:
+    print(name, flush=True)
+    torch.compiler.reset()
+    encoder = create_encoder(name)
+    stride = encoder.feature_info[-1].stride[0]
+    x = torch.randn(1, 1, 2 * stride, 2 * stride - 3, 2 * stride - 1)
+    compiled = torch.compile(encoder, backend="eager", fullgraph=True)
+    torch.testing.assert_close(compiled(x), encoder(x), atol=1e-4, rtol=1e-4)
+"""
+
+
+@pytest.mark.parametrize("names", [QUICK, pytest.param(LARGE, marks=pytest.mark.slow)], ids=["quick", "large"])
+def test_each_is_one_graph_for_the_compiler(names: list[str]):
+    """In a process of its own: the run-time shape checks of the test session would break the graph.
+
+    No encoder is excepted. That `compile=true` refuses Swin is no matter of the graph: it compiles blocks one by one,
+    and MONAI's are not among those that it knows.
+    """
+    command = [sys.executable, "-c", COMPILE, *names]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=900)
+    assert result.returncode == 0, result.stdout + result.stderr[-2000:]
+    assert result.stdout.split() == names
