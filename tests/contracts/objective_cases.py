@@ -20,6 +20,9 @@ SMALL = {
     "unet_t": {"channels": (8, 16, 32)},
     # No map at full resolution; the second block of the first stage shifts its windows.
     "swin_t": {"dim": 12, "depths": (2, 1), "heads": (2, 4), "window": 2},
+    "primus_t": {"dim": 48, "depth": 4, "heads": 2, "learned_grid": (2, 2, 2)},
+    "mednext_s": {"blocks": (1, 1, 1), "ratios": (2, 2, 2), "width": 8},
+    "late_fusion": {"encoder": "vit_t_p8", "encoder_args": {"dim": 48, "depth": 4, "heads": 2}},
 }
 PRESETS = sorted({path.stem for path in (conf_dir() / "objective").glob("*.yaml")} - set(list_objectives()))
 

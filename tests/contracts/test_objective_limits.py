@@ -13,7 +13,7 @@ from objective_cases import PRESETS, build, make_views, reorder
 from fomo_ssl.core.types import Views
 from fomo_ssl.objectives import Objective, list_objectives
 
-FAMILIES = ("vit_t_p8", "resenc_t")  # one that drops tokens and one that cannot
+FAMILIES = ("vit_t_p8", "primus_t", "resenc_t")  # two that drop tokens, each in its own way, and one that cannot
 
 # The ends of what can be asked for; what is not named here is tried as it is by default.
 EXTREMES: dict[str, list[dict[str, Any]]] = {
