@@ -18,6 +18,7 @@ def parser() -> Arguments:
     reading.add_argument("file", type=Path, help="the checkpoint")
     reading.add_argument("--output", required=True, type=Path, metavar="BUNDLE", help="folder to write")
     reading.add_argument("--format", metavar="NAME", help="default: told by the file's keys")
+    reading.add_argument("--window", type=int, metavar="VOXELS", help="another attention window, for swin_*")
     writing = commands.add_parser("export", help="a bundle's encoder into files of another project")
     writing.add_argument("bundle", type=Path, help="folder of a pretrained encoder")
     writing.add_argument("--output", required=True, type=Path, metavar="FOLDER", help="folder to write")
@@ -35,13 +36,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _import(options: argparse.Namespace) -> None:
     from fomo_ssl.bundle import BundleConfig, InputContract, save_bundle
     from fomo_ssl.encoders.foreign import import_weights
+    from fomo_ssl.encoders.swin import with_window
 
     output = _free_for(options.output, "schema")
     imported = import_weights(options.file, options.format)
     print(imported.report.table())
+    encoder = imported.encoder
+    if options.window is not None:
+        encoder = with_window(encoder, options.window)
+        print(f"position tables interpolated to windows of {options.window} voxels")
     shared = {field.name for field in fields(InputContract)} & {field.name for field in fields(imported)}
     contract = InputContract(**{name: getattr(imported, name) for name in shared})
-    encoder, training = imported.encoder, {"imported_from": imported.report.format, **imported.source}
+    training = {"imported_from": imported.report.format, **imported.source}
     config = BundleConfig(encoder.name, dict(encoder.arguments), encoder.in_channels, contract, training)
     save_bundle(output, encoder, config)
     print(f"{encoder.name}, {imported.report.format}: {options.output}")

@@ -76,6 +76,25 @@ def test_only_what_a_conversion_wrote_is_replaced(
     assert load_config(tmp_path / "empty") == load_config(again)
 
 
+@torch.no_grad()
+def test_a_swin_comes_in_with_another_window(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    torch.manual_seed(0)
+    donor = create_encoder("swin_t", dim=12, depths=(2, 1), heads=(2, 4), window=4).eval()
+    file, x = tmp_path / "swin.pth", torch.randn(1, 1, 24, 20, 16)
+    torch.save(donor.state_dict(), file)
+    for window, same in ((4, True), (6, False)):
+        bundle = tmp_path / f"window_{window}"
+        convert.main(["import", str(file), "--window", str(window), "--output", str(bundle)])
+        assert load_config(bundle).encoder_args["window"] == window
+        encoder = load_weights(bundle)
+        assert encoder(x).isfinite().all()
+        assert torch.equal(encoder(x), donor(x)) is same
+    with pytest.raises(SystemExit):
+        convert.main(["import", str(file), "--window", "1", "--output", str(tmp_path / "none")])
+    assert "use 2 or more along each axis" in capsys.readouterr().err
+    assert not (tmp_path / "none").exists()
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -7,8 +7,16 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from fomo_ssl.core.types import FeatureInfo, Triple
-from fomo_ssl.encoders.base import Encoder, crop_maps, pad_to_multiple, register_encoder
+from fomo_ssl.core.errors import ConfigError
+from fomo_ssl.core.types import FeatureInfo
+from fomo_ssl.encoders.base import (
+    Encoder,
+    create_encoder,
+    crop_maps,
+    load_encoder_state,
+    pad_to_multiple,
+    register_encoder,
+)
 from fomo_ssl.encoders.presets import SWIN
 from fomo_ssl.layers import recompute
 
@@ -90,7 +98,7 @@ class Swin(Encoder):
         return [getattr(self, f"layers{level}") for level in range(1, len(self.feature_info))]
 
 
-def resize_tables(state: Mapping[str, Tensor], before: Triple, after: Triple) -> dict[str, Tensor]:
+def resize_tables(state: Mapping[str, Tensor], before: Sequence[int], after: Sequence[int]) -> dict[str, Tensor]:
     """A Swin state for another window: its tables of relative positions, interpolated (Liu et al. 2021, section 4.1).
 
     A table has a row for each offset from -(w - 1) to w - 1 along each axis of the window, x slowest; the middle row is
@@ -111,6 +119,28 @@ def resize_tables(state: Mapping[str, Tensor], before: Triple, after: Triple) ->
             F.interpolate(volume, size=target, mode="trilinear", align_corners=True).flatten(2)[0].T.to(table)
         )
     return resized
+
+
+def with_window(encoder: Encoder, window: int | Sequence[int]) -> Encoder:
+    """The same Swin with another window and its own weights, its tables of relative positions interpolated.
+
+    Its name, arguments and state are those of an encoder created with this window; a bundle keeps all three.
+
+    Args:
+        encoder: a Swin; left as it is.
+        window: voxels of a map that the new window spans, one number or one per axis.
+
+    Raises:
+        ConfigError: the encoder is no Swin, or a window below 2 voxels.
+    """
+    if not isinstance(encoder, Swin):
+        raise ConfigError(f"{encoder.name} attends in no windows", way_out="give a swin_*, or no window")
+    edges = (window,) * 3 if isinstance(window, int) else tuple(window)
+    if min(edges) < 2:
+        raise ConfigError(f"a window of {edges} voxels", way_out="use 2 or more along each axis")
+    other = create_encoder(encoder.name, encoder.in_channels, **{**encoder.arguments, "window": window})
+    load_encoder_state(other, resize_tables(encoder.state_dict(), encoder.window, edges))
+    return other.train(encoder.training)
 
 
 def _normalised(level: Float[Tensor, "b c x y z"]) -> Float[Tensor, "b c x y z"]:

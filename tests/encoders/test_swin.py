@@ -7,8 +7,9 @@ import pytest
 import torch
 from monai.networks.nets.swin_unetr import PatchMerging, SwinTransformer, SwinUNETR
 
+from fomo_ssl.core.errors import ConfigError
 from fomo_ssl.encoders import Swin, create_encoder, load_encoder_state
-from fomo_ssl.encoders.swin import TABLE, resize_tables
+from fomo_ssl.encoders.swin import TABLE, resize_tables, with_window
 from fomo_ssl.heads.decoders import LightDecoder, UNetDecoder
 
 SMALL = {"dim": 12, "depths": (2, 1, 1, 1), "heads": (2, 2, 4, 4), "window": 3}
@@ -74,6 +75,37 @@ def test_tables_move_to_another_window():
     assert all(torch.equal(same[name], value) for name, value in narrow.state_dict().items())
     with pytest.raises(ValueError, match="no table of a window"):
         resize_tables(state, (4, 4, 4), (5, 3, 4))
+
+
+@torch.no_grad()
+def test_the_same_weights_go_on_with_another_window():
+    narrow = small(window=4).eval()
+    x = torch.randn(1, 1, 40, 33, 50)
+    same = with_window(narrow, 4)
+    assert same is not narrow
+    assert all(torch.equal(a, b) for a, b in zip(same(x), narrow(x), strict=True))
+
+    wide = with_window(narrow, 6)
+    assert wide.arguments == narrow.arguments | {"window": 6}
+    assert not wide.training
+    maps = wide.forward_features(x)
+    assert all(level.isfinite().all() for level in maps)
+    assert not torch.equal(maps[1], narrow.forward_features(x)[1])
+    own = wide.state_dict()
+    for name, value in narrow.state_dict().items():
+        if name.endswith(TABLE):
+            assert own[name].shape == (11**3, value.shape[1])
+            torch.testing.assert_close(own[name][11**3 // 2], value[7**3 // 2])  # offset zero
+            torch.testing.assert_close(own[name][[0, -1]], value[[0, -1]])  # the farthest
+        else:
+            assert torch.equal(own[name], value)
+
+
+def test_only_a_swin_has_windows():
+    with pytest.raises(ConfigError, match="unet_t attends in no windows"):
+        with_window(create_encoder("unet_t"), 6)
+    with pytest.raises(ConfigError, match="2 or more"):
+        with_window(small(), (3, 1, 3))
 
 
 def test_decoders_reach_full_resolution():
