@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from fomo_ssl.core.errors import ForeignWeightsError
 from fomo_ssl.encoders.base import Encoder
-from fomo_ssl.encoders.foreign import asparagus, fomo25, nnssl, plain, swinunetr
+from fomo_ssl.encoders.foreign import asparagus, fomo25, mednext, nnssl, plain, swinunetr
 from fomo_ssl.encoders.foreign.transfer import Facts, Imported, Moved, TransferReport, read_tensors, transfer
 
 __all__ = [
@@ -47,7 +47,7 @@ class Exporter(Protocol):
 
 
 FORMATS: dict[str, Format] = {module.NAME: module for module in (nnssl, fomo25, asparagus, swinunetr)}
-EXPORTERS: dict[str, Exporter] = {module.NAME: module for module in (nnssl, swinunetr, plain)}
+EXPORTERS: dict[str, Exporter] = {module.NAME: module for module in (nnssl, swinunetr, mednext, plain)}
 
 
 def import_weights(path: Path, name: str | None = None) -> Imported:
