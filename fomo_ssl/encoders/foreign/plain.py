@@ -15,8 +15,9 @@ def write(encoder: Encoder, folder: Path, facts: Any = None) -> None:
     """Write `encoder.pth`, opened by `torch.load(weights_only=True)`, and `config.json`.
 
     Names are those of `create_encoder(name, in_channels, **arguments).state_dict()`, with these arguments in
-    `config.json` beside each map's channels and stride; docs/reference/foreign_formats.md says which other project uses
-    the same names.
+    `config.json`; docs/reference/foreign_formats.md says which other project uses the same names. Beside them stand the
+    name of the stem, the prefixes of each layer's names (the first holds the stem, the others are the body), and each
+    map's channels and stride.
 
     Args:
         encoder: any.
@@ -29,6 +30,8 @@ def write(encoder: Encoder, folder: Path, facts: Any = None) -> None:
         "encoder": encoder.name,
         "in_channels": encoder.in_channels,
         "arguments": encoder.arguments,
+        "stem": encoder.stem,
+        "layers": encoder.layer_groups(),
         "maps": [{"channels": level.channels, "stride": list(level.stride)} for level in encoder.feature_info],
     }
     with atomic_folder(Path(folder)) as partial:

@@ -194,7 +194,10 @@ def test_a_plain_state_dict_builds_the_encoder_again(tmp_path: Path):
     plain.write(encoder, tmp_path / "out")
     body = json.loads((tmp_path / "out" / "config.json").read_text())
     again = create_encoder(body["encoder"], body["in_channels"], **body["arguments"])
-    again.load_state_dict(torch.load(tmp_path / "out" / "encoder.pth", weights_only=True))
+    state = torch.load(tmp_path / "out" / "encoder.pth", weights_only=True)
+    again.load_state_dict(state)
     x = torch.randn(1, 1, 8, 8, 8)
     assert torch.equal(again(x), encoder(x))
+    assert (body["stem"], body["layers"]) == ("stem_convs.0.conv", [["stem_convs"], ["stages.0"], ["stages.1"]])
+    assert state[f"{body['stem']}.weight"].shape == (4, 1, 3, 3, 3)
     assert body["maps"] == [{"channels": 4, "stride": [1, 1, 1]}, {"channels": 8, "stride": [2, 2, 2]}]
