@@ -192,7 +192,7 @@ def _tuples(switch: Any) -> Any:
 
 def _finetune(config: dict[str, Any]) -> None:
     run = run_finetuning(config)
-    if (run / "summary.json").is_file():
+    if not isinstance(config["bundle"], list) or len(config["bundle"]) == 1:
         print(f"results: {run}/summary.json")
         return
     from fomo_ssl.report.html import write_report

@@ -105,7 +105,7 @@ def build_objective(config: Mapping[str, Any], seed: int) -> "tuple[Objective, A
     from fomo_ssl.encoders import create_encoder
     from fomo_ssl.objectives import create_objective
     from fomo_ssl.training.checkpoint import seed_everything
-    from fomo_ssl.training.initial import continue_objective, initial_encoder
+    from fomo_ssl.training.initial import initial_encoder, initial_state
 
     init = None if config["init"] is None else path(config["init"], "init")
     seed_everything(seed)
@@ -114,8 +114,8 @@ def build_objective(config: Mapping[str, Any], seed: int) -> "tuple[Objective, A
     if init is not None:
         encoder = initial_encoder(init, encoder)
     objective = _built("objective", create_objective, objective_args.pop("name"), encoder, **objective_args)
-    if init is not None:
-        continue_objective(init, objective, config["objective"])
+    if init is not None and (state := initial_state(init, config["objective"])) is not None:
+        objective.load_pretraining_state(state)
     return objective, _built("augment", Augmenter, spec=objective.views, **config["augment"])
 
 

@@ -11,17 +11,15 @@ from typing import Any
 
 import pytest
 import torch
+from stores import phantom_store
 from test_docs import PAGES, TUTORIALS, blocks
 
 from fomo_ssl.bundle import BundleConfig, InputContract, save_bundle
 from fomo_ssl.core.types import Views
-from fomo_ssl.corpus.layouts import ScanRow
-from fomo_ssl.corpus.store import StoreWriter
 from fomo_ssl.downstream.models import TaskModel, TaskSpec, save_model
 from fomo_ssl.encoders import create_encoder
 from fomo_ssl.encoders.base import encoders
-from fomo_ssl.encoders.foreign import swinunetr
-from fomo_ssl.imaging.canonical import CanonicalSpec, canonicalise
+from fomo_ssl.encoders.foreign import mednext, swinunetr
 from fomo_ssl.imaging.nifti import write
 from fomo_ssl.objectives.base import objectives
 from fomo_ssl.synthetic.phantoms import phantom
@@ -35,12 +33,8 @@ SLOW = {"synthetic_study"}
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with all that the blocks name."""
-    root, spec = tmp_path_factory.mktemp("docs"), CanonicalSpec(spacing=None)
-    with StoreWriter.create(root / "store", spec) as writer:
-        for subject in range(8):
-            for sequence in ("t1", "flair"):
-                row = ScanRow("site", f"sub_{subject}", "ses_1", sequence, f"sub_{subject}/{sequence}.nii.gz")
-                writer.add(row, canonicalise(phantom(subject, (32, 32, 32), sequence), spec))
+    root = tmp_path_factory.mktemp("docs")
+    phantom_store(root / "store", subjects=8, edge=32)
     for name, sequence in (("scan", "t1"), ("t1", "t1"), ("flair", "flair"), ("dwi", "dwi_b1000"), ("swi", "swi")):
         scan = phantom(0, (32, 32, 32), sequence)
         write(root / f"{name}.nii.gz", scan.data, scan.affine)
@@ -54,6 +48,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
         save_model(root / folder, TaskModel(create_encoder("unet_t", len(sequences)), task), {})
     torch.save({"state_dict": create_encoder("unet_t").state_dict()}, root / "last.ckpt")
     swinunetr.write(create_encoder("swin_t"), root / "out")
+    mednext.write(create_encoder("mednext_s"), root / "mednext")
     return root
 
 

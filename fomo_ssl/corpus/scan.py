@@ -82,10 +82,8 @@ def _series(job: Job, path: Path) -> list[Outcome]:
     outcomes = [
         _refused(job, replace(job.row, volume=at), why) for at, why in (p for p in plan if isinstance(p, tuple))
     ]
-    volumes, digest = (
-        read_sums(path, [part.weights for part in parts], max_voxels=job.max_voxels),
-        digest_file(path),
-    )
+    volumes = read_sums(path, [part.weights for part in parts], max_voxels=job.max_voxels)
+    digest = digest_file(path)
     for part, volume in zip(parts, volumes, strict=True):
         row = replace(job.row, sequence=part.sequence, volume=part.volume)
         if isinstance(volume, RejectedScan):

@@ -15,16 +15,22 @@ from fomo_ssl.imaging.nifti import Volume, read_header
 _NAMED = 5
 
 
-def case_digests(cases: Sequence[Case]) -> dict[str, str]:
-    """A digest of each case's images and label, by name; equal digests are equal data.
+def file_digests(cases: Sequence[Case]) -> dict[Path, str]:
+    """A digest of the bytes of each image and mask.
 
     Raises:
         RejectedScan: a file cannot be read.
     """
+    labels = [case.label for case in cases if isinstance(case.label, Path)]
+    return {path: digest_file(path) for path in (*labels, *(path for case in cases for path in case.images.values()))}
+
+
+def case_digests(cases: Sequence[Case], digests: Mapping[Path, str]) -> dict[str, str]:
+    """A digest of each case's images and label, by name, from those of its files: equal ones are equal data."""
     found = {}
     for case in cases:
-        label = digest_file(case.label) if isinstance(case.label, Path) else repr(float(case.label))
-        files = "\n".join(f"{name} {digest_file(path)}" for name, path in sorted(case.images.items()))
+        label = digests[case.label] if isinstance(case.label, Path) else repr(float(case.label))
+        files = "\n".join(f"{name} {digests[path]}" for name, path in sorted(case.images.items()))
         found[case.name] = hashlib.blake2b(f"{label}\n{files}".encode(), digest_size=8).hexdigest()
     return found
 

@@ -12,7 +12,7 @@ from fomo_ssl.bundle import bundle_digest, load_config
 from fomo_ssl.core.errors import RunError
 from fomo_ssl.core.files import write_json
 from fomo_ssl.core.types import Triple
-from fomo_ssl.downstream.checks import case_digests, check_masks, check_unchanged, some
+from fomo_ssl.downstream.checks import case_digests, check_masks, check_unchanged, file_digests, some
 from fomo_ssl.downstream.metrics import METRICS
 from fomo_ssl.downstream.recipe import Recipe
 from fomo_ssl.downstream.running import run_units
@@ -70,12 +70,13 @@ def finetune(
     units = [Unit(split, init) for split in splits for init in inits]  # type: ignore[arg-type]
     description = _describe(plan, splits)
     weights = None if bundle is None else bundle_digest(bundle)
-    seen = None if bundle is None else find_seen(task, splits, bundle)
     cases = used_cases(task, splits)
     empty = check_masks(cases)
     if empty:
         print(f"{task.name}: {len(empty)} of {len(cases)} masks are empty: {some(empty)}", file=sys.stderr)
-    digests = case_digests(cases)
+    files = file_digests(cases)
+    digests = case_digests(cases, files)
+    seen = None if bundle is None else find_seen(cases, files, bundle)
     if seen and seen.cases:
         print(to_line(task.name, splits, seen), file=sys.stderr)
     with claim(run, description, resume) as found:
@@ -93,8 +94,8 @@ def finetune(
             "bundle_digest": weights,
             "data_fingerprint": digest({**known, **digests}),
             "cases": {**known, **digests},
-            "empty_masks": empty,
-            "seen_in_pretraining": None if seen is None else asdict(seen),
+            "empty_masks": sorted({*before.get("empty_masks", ()), *empty}),
+            "seen_in_pretraining": None if seen is None else asdict(seen.beside(before.get("seen_in_pretraining"))),
             "circumstances": circumstances(),
         }
         write_record(run, record)

@@ -84,7 +84,7 @@ def _one_by_one(
 def _side_by_side(
     plan: Plan, units: Sequence[Unit], processes: int, threads: int, show: Callable[[int], None]
 ) -> Generator[Result, None, None]:
-    context = get_context("spawn")
+    context, others = get_context("spawn"), active_children()
     steps = context.Value("q", 0)  # of all units so far
     pool = ProcessPoolExecutor(processes, context, initializer=_start_worker, initargs=(threads, steps))
     try:
@@ -105,7 +105,8 @@ def _side_by_side(
         # Nothing to wait for but what should not end: a worker begins the next unit before it hears of anything.
         pool.shutdown(wait=False, cancel_futures=True)
         for worker in active_children():
-            worker.kill()
+            if worker not in others:  # such as those of a notebook
+                worker.kill()
 
 
 _WORKER_CACHE: dict[str, Example] = {}

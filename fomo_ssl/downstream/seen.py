@@ -1,14 +1,14 @@
 """Cases of a task whose subject the encoder was pretrained on: without labels, but a new subject is another matter."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from fomo_ssl.bundle import load_seen
 from fomo_ssl.core.seen import How
-from fomo_ssl.corpus.scan import digest_file
-from fomo_ssl.downstream.splits import Split, used_cases
-from fomo_ssl.downstream.tasks import Task
+from fomo_ssl.downstream.splits import Split
+from fomo_ssl.downstream.tasks import Case
 
 
 @dataclass(frozen=True)
@@ -23,22 +23,25 @@ class SeenCases:
     cases: Mapping[str, How]
     complete: bool
 
+    def beside(self, before: Mapping[str, Any] | None) -> "SeenCases":
+        """With those that a run recorded before: it may be continued with some of its splits."""
+        return replace(self, cases={**(before or {}).get("cases", {}), **self.cases})
 
-def find_seen(task: Task, splits: Sequence[Split], bundle: Path) -> SeenCases | None:
-    """The cases of the splits that were seen in pretraining; None where the bundle does not say what it was trained on.
 
-    A case is recognised by dataset and subject where the task names datasets, else by the bytes of its files.
+def find_seen(cases: Sequence[Case], digests: Mapping[Path, str], bundle: Path) -> SeenCases | None:
+    """Those of some cases that were seen in pretraining; None where the bundle does not say what it was trained on.
+
+    A case is recognised by dataset and subject where the task names datasets, else by the digests of its files.
 
     Raises:
         BundleError: the bundle is damaged.
-        RejectedScan: a file cannot be read.
     """
     known = load_seen(bundle)
     if known is None:
         return None
     found = {}
-    for case in used_cases(task, splits):
-        how = known.recognise(case.dataset, case.subject, map(digest_file, case.images.values()))
+    for case in cases:
+        how = known.recognise(case.dataset, case.subject, [digests[path] for path in case.images.values()])
         if how is not None:
             found[case.name] = how
     return SeenCases(found, known.complete)

@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from fomo_ssl.bundle import load_config, load_objective_state, load_seen, load_weights
 from fomo_ssl.core.errors import ConfigError
 from fomo_ssl.core.seen import SeenData
 from fomo_ssl.encoders import Encoder
 from fomo_ssl.imaging.canonical import CanonicalSpec
-from fomo_ssl.objectives.base import Objective
 from fomo_ssl.training.record import changes
 
 
@@ -34,24 +34,17 @@ def initial_encoder(bundle: Path, wanted: Encoder) -> Encoder:
     return load_weights(bundle, wanted.in_channels).train()
 
 
-def keeps_objective(bundle: Path, recipe: Mapping[str, Any]) -> bool:
-    """Whether the bundle has the decoder, projector and teacher of an objective of the same settings."""
+def initial_state(bundle: Path, recipe: Mapping[str, Any]) -> dict[str, Tensor] | None:
+    """Decoder, projector and teacher, where the bundle has those of an objective of the same settings."""
     trained = load_config(bundle).training.get("recipe", {}).get("objective")
-    return trained == recipe and load_objective_state(bundle) is not None
-
-
-def continue_objective(bundle: Path, objective: Objective, recipe: Mapping[str, Any]) -> None:
-    """Give a fresh objective what the bundle keeps of it, where its settings are the same; else leave it as it is."""
-    state = load_objective_state(bundle)
-    if state is not None and keeps_objective(bundle, recipe):
-        objective.load_pretraining_state(state)
+    return load_objective_state(bundle) if trained == recipe else None
 
 
 def describe_initial(bundle: Path, recipe: Mapping[str, Any], spec: CanonicalSpec) -> str:
     """What is taken from the bundle, and whether it was trained on other input: a line."""
     config = load_config(bundle)
-    taken = "encoder and objective" if keeps_objective(bundle, recipe) else "encoder alone, the objective begins anew"
-    line = f"init: {taken}"
+    anew = initial_state(bundle, recipe) is None
+    line = f"init: encoder {'alone, the objective begins anew' if anew else 'and objective'}"
     own = config.input.spec
     if (own.spacing, own.normalisation) != (spec.spacing, spec.normalisation):
         line += f"; it was trained at {own.spacing} mm with {own.normalisation}, the store has {spec.spacing} mm with "

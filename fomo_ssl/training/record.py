@@ -19,15 +19,13 @@ from fomo_ssl.core.files import exclusive, is_stray, remove_strays, write_json
 from fomo_ssl.training.reading import read_record
 
 Resume = Literal["auto", "never"]
+_PATIENCE = 10.0
+"""Seconds in which the processes of a run that was just killed are gone."""
 
 
 def digest(recipe: Mapping[str, Any]) -> str:
     """A short hex digest of plain values, whatever the order of their keys."""
     return hashlib.blake2b(json.dumps(recipe, sort_keys=True).encode(), digest_size=8).hexdigest()
-
-
-_PATIENCE = 10.0
-"""Seconds in which the processes of a run that was just killed are gone."""
 
 
 @contextlib.contextmanager

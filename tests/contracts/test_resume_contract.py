@@ -10,15 +10,12 @@ from pathlib import Path
 
 import pytest
 from objective_cases import PRESETS, SMALL, settings
+from stores import phantom_store
 
 from fomo_ssl.config import conf_dir
-from fomo_ssl.corpus.layouts import ScanRow
-from fomo_ssl.corpus.store import StoreWriter
 from fomo_ssl.data.augment import Augmenter
 from fomo_ssl.encoders import create_encoder
-from fomo_ssl.imaging.canonical import CanonicalSpec, canonicalise
 from fomo_ssl.objectives import create_objective, list_objectives
-from fomo_ssl.synthetic.phantoms import phantom
 from fomo_ssl.training.callbacks.health import HealthConfig
 from fomo_ssl.training.checkpoint import checkpoint_files, samples_of, seed_everything
 from fomo_ssl.training.run import RunConfig, pretrain
@@ -42,14 +39,7 @@ REST = [(name, family) for family in OTHERS for name in OBJECTIVES if name not i
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Four subjects with two sequences each, 20 voxels a side."""
-    path = tmp_path_factory.mktemp("resume") / "store"
-    spec = CanonicalSpec(spacing=None)
-    with StoreWriter.create(path, spec) as writer:
-        for subject in range(4):
-            for sequence in ("t1", "flair"):
-                row = ScanRow("site", f"sub_{subject}", "ses_1", sequence, f"sub_{subject}/{sequence}.nii.gz")
-                writer.add(row, canonicalise(phantom(subject, (20, 20, 20), sequence), spec))
-    return path
+    return phantom_store(tmp_path_factory.mktemp("resume") / "store", subjects=4, edge=20)
 
 
 def train(

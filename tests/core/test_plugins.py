@@ -6,10 +6,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+from stores import phantom_store
+
 from fomo_ssl.bundle import load_config
-from fomo_ssl.corpus.layouts import ScanRow
-from fomo_ssl.corpus.store import StoreWriter
-from fomo_ssl.imaging.canonical import CanonicalSpec, canonicalise
 from fomo_ssl.imaging.nifti import write
 from fomo_ssl.synthetic.phantoms import phantom
 
@@ -28,11 +27,7 @@ def test_a_module_of_one_s_own_is_known_to_every_command(tmp_path: Path) -> None
     (tmp_path / "my_nets.py").write_text(code[1])
     (tmp_path / "conf" / "encoder").mkdir(parents=True)
     (tmp_path / "conf" / "encoder" / "my_net.yaml").write_text("name: my_net\nchannels: [4, 8]\n")
-    spec = CanonicalSpec(spacing=None)
-    with StoreWriter.create(tmp_path / "store", spec) as writer:
-        for subject in range(3):
-            row = ScanRow("site", f"sub_{subject}", "ses_1", "t1", f"sub_{subject}/t1.nii.gz")
-            writer.add(row, canonicalise(phantom(subject, (24, 24, 24)), spec))
+    phantom_store(tmp_path / "store", subjects=3, edge=24)
     words = ["--config-dir=conf", "store=store", "run=run", "encoder=my_net", "health.enabled=false"]
     words += ["crop=16", "batch_size=2", "budget.samples=2", "data.workers=0"]
     done = fomo(tmp_path, "fomo_ssl.pretrain", *words)

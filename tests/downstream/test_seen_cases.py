@@ -8,6 +8,7 @@ from fomo_ssl.bundle import BundleConfig, InputContract, load_seen, load_weights
 from fomo_ssl.core.errors import BundleError
 from fomo_ssl.core.seen import SeenData, file_id, subject_id
 from fomo_ssl.corpus.scan import digest_file
+from fomo_ssl.downstream.checks import file_digests
 from fomo_ssl.downstream.finetune import finetune
 from fomo_ssl.downstream.recipe import Recipe
 from fomo_ssl.downstream.seen import SeenCases, find_seen, to_line
@@ -72,15 +73,25 @@ def test_real_tasks_beside_the_real_corpus(real_data: Path, tmp_path: Path) -> N
     files = sorted((real_data / "fomo_flat").glob("**/flair.nii.gz"))
     lesions = load_task(real_data / "tasks" / "wm_lesions")
     splits = cross_validation(lesions, 7, 1)
-    seen = find_seen(lesions, splits, bundle_of(tmp_path / "files", files))
+    seen = find_seen(lesions.cases, file_digests(lesions.cases), bundle_of(tmp_path / "files", files))
     assert seen is not None
     assert seen.cases == dict.fromkeys((case.name for case in lesions.cases), "file")
     assert to_line("wm", splits, seen).startswith("wm: 14 of 14 test cases and 14 of 14 training cases")
     age = load_task(real_data / "tasks" / "brain_age")
-    splits = cross_validation(age, 5, 1)
-    assert find_seen(age, splits, bundle_of(tmp_path / "others", files)) == SeenCases({}, True)
+    digests = file_digests(age.cases)
+    assert find_seen(age.cases, digests, bundle_of(tmp_path / "others", files)) == SeenCases({}, True)
     nichart = [("NiChart_demo", f"sub_{i}") for i in range(1, 15)]
-    seen = find_seen(age, splits, bundle_of(tmp_path / "subjects", [], nichart))
+    seen = find_seen(age.cases, digests, bundle_of(tmp_path / "subjects", [], nichart))
     assert seen is not None
     assert seen.cases == {case.name: "subject" for case in age.cases if case.dataset == "NiChart_demo"}
     assert len(seen.cases) == 14
+
+
+def test_a_run_continued_with_some_of_its_splits_forgets_nobody(make_task, tmp_path):
+    task = load_task(make_task("segmentation", 6))
+    splits = few_shot_splits(task, [1, 2], 1, n_test=2)
+    bundle = bundle_of(tmp_path / "bundle", [case.images["t1"] for case in task.cases])
+    for part in (splits, splits[:1]):
+        finetune(task=task, splits=part, run=tmp_path / "run", recipe=QUICK, bundle=bundle, parallel=1, resume="auto")
+    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert set(record["seen_in_pretraining"]["cases"]) == {*splits[1].train, *splits[1].test}

@@ -1,6 +1,7 @@
 from pathlib import Path
 
 import pytest
+from stores import phantom_store
 
 from fomo_ssl.corpus.layouts import ScanRow
 from fomo_ssl.corpus.metadata import Metadata
@@ -12,14 +13,7 @@ from fomo_ssl.synthetic.phantoms import phantom
 @pytest.fixture(scope="session")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Five subjects with two sequences each, 24 voxels a side."""
-    path = tmp_path_factory.mktemp("pretrain") / "store"
-    spec = CanonicalSpec(spacing=None)
-    with StoreWriter.create(path, spec) as writer:
-        for subject in range(5):
-            for sequence in ("t1", "flair"):
-                row = ScanRow("site", f"sub_{subject}", "ses_1", sequence, f"sub_{subject}/{sequence}.nii.gz")
-                writer.add(row, canonicalise(phantom(subject, (24, 24, 24), sequence), spec))
-    return path
+    return phantom_store(tmp_path_factory.mktemp("pretrain") / "store", subjects=5, edge=24)
 
 
 @pytest.fixture(scope="session")
