@@ -40,9 +40,9 @@ def main(task_name: str, bundles: Path, arguments: Sequence[str] | None = None) 
             raise TaskError(f"no file for --{name}", where=path)
 
     from fomo_ssl.core.device import choose_device
-    from fomo_ssl.downstream.inference import likeliest_voxel, load_models, predict_session
+    from fomo_ssl.downstream import inference
 
-    models = load_models(sorted(bundles.iterdir()))
+    models = inference.load_models(sorted(bundles.iterdir()))
     spec, may_lack = models[0].spec, all(model.spec.missing == "zeros" for model in models)
     check_model(task, spec.kind, spec.sequences, spec.classes, bundles, may_lack)
     files = choose(spec.sequences, given, may_lack)
@@ -52,13 +52,15 @@ def main(task_name: str, bundles: Path, arguments: Sequence[str] | None = None) 
     from fomo_ssl.core.files import write_text
     from fomo_ssl.imaging.nifti import write
 
-    found, grid = predict_session(models, files)
     if task.kind == "segmentation":
-        if not found.any():
+        views = inference.session_views(models, files)
+        probabilities = inference.class_probabilities(models, views)
+        mask = inference.likeliest_classes(probabilities, views)
+        if not mask.any():
             # Every case of the task has a tumour.
             print("fomo_ssl: the mask was empty, which the validator refuses: one voxel is set", file=sys.stderr)
-            found[likeliest_voxel(models, files)] = 1
-        write(options.output, found, grid.affine)
+            mask[inference.least_background(probabilities, views)] = 1
+        write(options.output, mask, views[0].grid.affine)
     else:
-        write_text(options.output, f"{found[-1]:.8g}\n")
+        write_text(options.output, f"{inference.predict_session(models, files)[0][-1]:.8g}\n")
     print(options.output)

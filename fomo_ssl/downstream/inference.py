@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from fomo_ssl.core.errors import BundleError
@@ -80,26 +80,38 @@ def predict_session(models: Sequence[TaskModel], files: Mapping[str, Path]) -> t
     Raises:
         RejectedScan, TaskError: see `prepare`.
     """
-    views = _views(models, files)
+    views = session_views(models, files)
     if models[0].spec.kind == "segmentation":
         return predict_mask(models, views), views[0].grid
     numbers = [predict_scan(model, view) for model, view in zip(models, views, strict=True)]
     return np.mean(numbers, axis=0), views[0].grid
 
 
-@torch.inference_mode()
 def predict_mask(models: TaskModel | Sequence[TaskModel], prepared: Prepared | Sequence[Prepared]) -> np.ndarray:
     """The most likely class of every voxel, uint8, on the grid of the session's first file.
 
-    Probabilities and not classes are interpolated between the grids: borders stay smooth. What the foreground box cut
-    away is background. Several models, each with the session as it wants it, are averaged on the file's grid.
+    Several models, each with the session as it wants it, are averaged on the file's grid.
     """
     members = [models] if isinstance(models, TaskModel) else models
     views = [prepared] if isinstance(prepared, Prepared) else prepared
-    probabilities = [
-        _dense_logits(model, view).float().softmax(dim=0).cpu().numpy()
-        for model, view in zip(members, views, strict=True)
-    ]
+    return likeliest_classes(class_probabilities(members, views), views)
+
+
+@torch.inference_mode()
+def class_probabilities(models: Sequence[TaskModel], views: Sequence[Prepared]) -> list[Float[np.ndarray, "k _ _ _"]]:
+    """What each model gives every voxel of the session as it wants it, float32: all the cost of a segmentation."""
+    pairs = zip(models, views, strict=True)
+    return [_dense_logits(model, view).float().softmax(dim=0).cpu().numpy() for model, view in pairs]
+
+
+def likeliest_classes(
+    probabilities: Sequence[Float[np.ndarray, "k _ _ _"]], views: Sequence[Prepared]
+) -> UInt8[np.ndarray, "x y z"]:
+    """The class with the largest mean over models, on the grid of the session's first file.
+
+    Probabilities and not classes are interpolated between the grids: borders stay smooth. What the foreground box cut
+    away is background.
+    """
     shape = views[0].grid.data.shape
     best, mask = np.full(shape, -1.0, np.float32), np.zeros(shape, np.uint8)
     for label in range(len(probabilities[0])):
@@ -112,14 +124,11 @@ def predict_mask(models: TaskModel | Sequence[TaskModel], prepared: Prepared | S
     return mask
 
 
-@torch.inference_mode()
-def likeliest_voxel(models: Sequence[TaskModel], files: Mapping[str, Path]) -> Triple:
-    """The voxel, on the grid of the session's first file, that a segmentation holds least for background."""
-    views = _views(models, files)
+def least_background(probabilities: Sequence[Float[np.ndarray, "k _ _ _"]], views: Sequence[Prepared]) -> Triple:
+    """The voxel, on the grid of the session's first file, that the models hold least for background."""
     foreground = np.zeros(views[0].grid.data.shape, np.float32)
-    for model, view in zip(models, views, strict=True):
-        own = 1.0 - _dense_logits(model, view).float().softmax(dim=0)[0].cpu().numpy()
-        foreground += from_canonical(own, view.affine, view.grid, "linear", -1.0)
+    for planes, view in zip(probabilities, views, strict=True):
+        foreground += from_canonical(1.0 - planes[0], view.affine, view.grid, "linear", -1.0)
     x, y, z = (int(i) for i in np.unravel_index(foreground.argmax(), foreground.shape))
     return x, y, z
 
@@ -133,8 +142,12 @@ def predict_scan(model: TaskModel, prepared: Prepared) -> np.ndarray:
     return outputs.numpy() * model.spec.target_std + model.spec.target_mean
 
 
-def _views(models: Sequence[TaskModel], files: Mapping[str, Path]) -> list[Prepared]:
-    """The session as each model wants it, read once for each form."""
+def session_views(models: Sequence[TaskModel], files: Mapping[str, Path]) -> list[Prepared]:
+    """The session as each model wants it, read once for each form.
+
+    Raises:
+        RejectedScan, TaskError: see `prepare`.
+    """
     prepared: dict[CanonicalSpec, Prepared] = {}
     for model in models:
         spec = model.spec.canonical

@@ -47,9 +47,9 @@ def test_a_mask_is_that_of_predict_on_the_grid_of_the_input(bundles: Path, data:
 
 
 def test_an_empty_mask_becomes_the_likeliest_voxel(
-    bundles: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    bundles: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A model that says background everywhere, here more surely than there."""
+    """A model that says background everywhere, here more surely than there. It is not asked again: a case has 120 s."""
     model = load_model(bundles / "meningioma/00")
     certain = TaskModel(model.encoder, model.spec)
     last = [m for m in certain.head.modules() if isinstance(m, torch.nn.Conv3d) and m.out_channels == 2][-1]
@@ -59,8 +59,12 @@ def test_an_empty_mask_becomes_the_likeliest_voxel(
         last.bias.copy_(torch.tensor([9.0, -9.0]))
     save_model(tmp_path / "meningioma/00", certain, {})
     scans = scans_of(data, "meningioma")
+    forward, calls = TaskModel.forward, list[int]()
+    monkeypatch.setattr(TaskModel, "forward", lambda self, x: calls.append(len(x)) or forward(self, x))
     assert not np.any(predict_case(tmp_path / "meningioma/00", {**scans, "swi": scans["t2s"]}))
+    windows = len(calls)
     run(tmp_path, "meningioma", tmp_path / "sub_1.nii.gz", scans)
+    assert len(calls) == 2 * windows
     assert np.asarray(nib.load(tmp_path / "sub_1.nii.gz").dataobj).sum() == 1
     assert "the mask was empty" in capsys.readouterr().err
 
