@@ -38,6 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     from fomo_ssl import __version__
     from fomo_ssl.bundle import bundle_digest, load_encoder
     from fomo_ssl.core.device import choose_device
+    from fomo_ssl.core.memory import keep_freed_memory
     from fomo_ssl.corpus.description import describe_paths
     from fomo_ssl.corpus.store import Store
     from fomo_ssl.downstream import embeddings, label_probe
@@ -49,7 +50,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _check_extension(options.figure, embedding_figure.FORMATS)
     for label in options.label:
         label_probe.check_label(label)
-    encoder = load_encoder(options.bundle).to(choose_device(options.device))
+    device = choose_device(options.device)
+    if device.type == "cpu":
+        keep_freed_memory()
+    encoder = load_encoder(options.bundle).to(device)
     facts = {
         "bundle": str(options.bundle),
         "bundle_digest": bundle_digest(options.bundle),

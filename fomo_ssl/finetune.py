@@ -191,6 +191,11 @@ def _tuples(switch: Any) -> Any:
 
 
 def _finetune(config: dict[str, Any]) -> None:
+    from fomo_ssl.core.device import uses_gpu
+    from fomo_ssl.core.memory import keep_freed_memory
+
+    if not uses_gpu():
+        keep_freed_memory()
     run = run_finetuning(config)
     if not isinstance(config["bundle"], list) or len(config["bundle"]) == 1:
         print(f"results: {run}/summary.json")

@@ -138,6 +138,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser(channels).parse_args(arguments)
 
     from fomo_ssl.core.device import choose_device
+    from fomo_ssl.core.memory import keep_freed_memory
     from fomo_ssl.downstream.inference import load_models
 
     models = load_models(bundles)
@@ -145,6 +146,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     names = {name for channel in channels for name in alternatives(channel, channels)} | set(SEQUENCES)
     given = {name: path for name, path in vars(options).items() if name in names and path is not None}
     device = choose_device(options.device)
+    if device.type == "cpu":
+        keep_freed_memory()
     if options.mirror is not None:
         for model in models:
             model.spec = replace(model.spec, mirror=tuple(dict.fromkeys(options.mirror)))

@@ -46,6 +46,7 @@ def main(config: dict[str, Any]) -> None:
     store = path(config["store"], "store")
     Store.open(store)  # a wrong path is an error at once, before Lightning's slow import
     from fomo_ssl.core.device import uses_gpu
+    from fomo_ssl.core.memory import keep_freed_memory
     from fomo_ssl.report.training_page import write_training_report
     from fomo_ssl.training.initial import describe_initial
     from fomo_ssl.training.lengths import pretrain_lengths
@@ -54,6 +55,9 @@ def main(config: dict[str, Any]) -> None:
 
     resume: Any = choice(config["resume"], "resume", ("auto", "never"))
     automatic = config["batch_size"] == "auto"
+    on_gpu = uses_gpu(config["trainer"].get("accelerator"))
+    if not on_gpu:
+        keep_freed_memory()
     run_config = build_run_config(config | {"batch_size": 1} if automatic else config)
     ranks = join_ranks(run_config.trainer)
     run = ranks.on_first(lambda: path(config["run"] or default_run(config), "run"))
@@ -83,8 +87,7 @@ def main(config: dict[str, Any]) -> None:
         write_training_report(result.run)
         print(describe(result))
         if config["probe"]["enabled"]:
-            device = "cuda" if uses_gpu(config["trainer"].get("accelerator")) else "cpu"
-            probe(result, config["probe"]["task"], store, device)
+            probe(result, config["probe"]["task"], store, "cuda" if on_gpu else "cpu")
     if lengths is not None:
         summarise(run)
 

@@ -40,6 +40,7 @@ def main(task_name: str, bundles: Path, arguments: Sequence[str] | None = None) 
             raise TaskError(f"no file for --{name}", where=path)
 
     from fomo_ssl.core.device import choose_device
+    from fomo_ssl.core.memory import keep_freed_memory
     from fomo_ssl.downstream import inference
 
     models = inference.load_models(sorted(bundles.iterdir()))
@@ -47,6 +48,8 @@ def main(task_name: str, bundles: Path, arguments: Sequence[str] | None = None) 
     check_model(task, spec.kind, spec.sequences, spec.classes, bundles, may_lack)
     files = choose(spec.sequences, given, may_lack)
     device = choose_device(options.device)
+    if device.type == "cpu":
+        keep_freed_memory()
     models = [model.to(device) for model in models]
 
     from fomo_ssl.core.files import write_text

@@ -16,7 +16,9 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from fomo_ssl.core.device import uses_gpu
 from fomo_ssl.core.errors import FomoSSLError, RunError
+from fomo_ssl.core.memory import keep_freed_memory
 from fomo_ssl.core.processes import end_with_parent
 from fomo_ssl.downstream.cases import Example
 from fomo_ssl.downstream.unit import Plan, Unit, run_unit
@@ -124,6 +126,8 @@ def _start_worker(threads: int, steps: Any) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: None)
     torch.set_num_threads(threads)
+    if not uses_gpu():
+        keep_freed_memory()
 
 
 def _count(_: int) -> None:
