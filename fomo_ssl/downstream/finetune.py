@@ -94,6 +94,7 @@ def finetune(
             "bundle_digest": weights,
             "data_fingerprint": digest({**known, **digests}),
             "cases": {**known, **digests},
+            "trained_on": sorted({*before.get("trained_on", ()), *_trained_on(task, splits)}),
             "empty_masks": sorted({*before.get("empty_masks", ()), *empty}),
             "seen_in_pretraining": None if seen is None else asdict(seen.beside(before.get("seen_in_pretraining"))),
             "circumstances": circumstances(),
@@ -155,6 +156,11 @@ def _describe(plan: Plan, splits: Sequence[Split]) -> dict[str, Any]:
         "test": sorted({name for split in splits for name in split.test}),
         "notes": list(plan.task.notes),
     }
+
+
+def _trained_on(task: Task, splits: Sequence[Split]) -> set[str]:
+    """Datasets of the training cases; those without a name are left out."""
+    return {task[name].dataset for split in splits for name in split.train} - {""}
 
 
 def _line(result: Mapping[str, Any]) -> str:

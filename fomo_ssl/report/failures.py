@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 
 from fomo_ssl.downstream.checks import some
-from fomo_ssl.report.results import Setting
+from fomo_ssl.report.results import Arm, Setting
 from fomo_ssl.report.runs import INITS, Run, Unit
+from fomo_ssl.training.record import changes
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,11 @@ def failures(runs: Sequence[Run], found: Sequence[Setting]) -> list[Failure]:
         for arm in setting.arms:
             if arm.init == "pretrained" and setting.twin(arm) is None:
                 alone.setdefault(str(arm.run.path), []).append(setting.label)
-    return [failure for run in runs for failure in _of_run(run, alone.get(str(run.path), []))]
+    return [
+        failure
+        for run in runs
+        for failure in (*_of_run(run, alone.get(str(run.path), [])), *_not_compared(run, runs, found))
+    ]
 
 
 def _of_run(run: Run, without_twin: Sequence[str]) -> Iterator[Failure]:
@@ -53,6 +58,63 @@ def _of_run(run: Run, without_twin: Sequence[str]) -> Iterator[Failure]:
     lacking = {case: None for unit in run.units for case in _unpredicted(run, unit)}
     if lacking:
         yield Failure("cases without a prediction", path, f"{len(lacking)}: {some(list(lacking))}")
+
+
+def _not_compared(run: Run, runs: Sequence[Run], found: Sequence[Setting]) -> Iterator[Failure]:
+    """Runs that were trained on the tested datasets and are no control of this one, which was not; and why."""
+    reasons: dict[str, list[str]] = {}
+    for setting in found:
+        for arm in setting.arms:
+            if arm.run is not run or arm.init == "scratch" or not arm.out_of_domain:
+                continue
+            compared = {control.run.trained_on for control in setting.controls(arm)}
+            for other in runs:
+                if _task(other) == _task(run) and other.trained_on not in compared and _saw(other, arm):
+                    reason = f"not with {other.path}, {_why_not(setting, arm, other, found)}"
+                    reasons.setdefault(reason, []).append(setting.label)
+    for reason, labels in reasons.items():
+        yield Failure("no in-domain control", str(run.path), f"{', '.join(labels)}: {reason}")
+    if "trained_on" not in run.record and any(_other_training(run, other) for other in runs):
+        detail = "which datasets it was trained on is not recorded; the same finetuning with resume=auto records it"
+        yield Failure("no in-domain control", str(run.path), detail)
+
+
+def _why_not(setting: Setting, arm: Arm, other: Run, found: Sequence[Setting]) -> str:
+    there = [
+        (place, control)
+        for place in found
+        for control in place.arms
+        if control.run is other and control.init == "scratch" and place.shots == setting.shots
+    ]
+    of_setting = [control for place, control in there if place is setting]
+    if not there:
+        return "which has no from-scratch units finished there"
+    if not of_setting:
+        return "which was tested on other cases: give both runs the same test_on and n_test"
+    if not arm.run.same_values(other):
+        return f"which has other values of {', '.join(_different(arm.run, other))}"
+    return "with which it has no seed in common"
+
+
+def _different(run: Run, other: Run) -> list[str]:
+    return [name for name in changes(run.recipe, other.recipe) if name != "bundle"]
+
+
+def _task(run: Run) -> tuple[object, object]:
+    return run.recipe.get("task"), run.recipe.get("task_kind")
+
+
+def _saw(run: Run, arm: Arm) -> bool:
+    """Whether a run was trained on datasets that an arm is tested on."""
+    return bool(arm.tested_on & set(run.trained_on))
+
+
+def _other_training(run: Run, other: Run) -> bool:
+    """Whether two runs of one task, whose cases have named datasets, had other training cases in a split."""
+    if _task(run) != _task(other) or not any(name for unit in run.units for name in unit.predictions.datasets):
+        return False
+    mine, theirs = ({_split_name(split): split.get("train") for split in r.splits} for r in (run, other))
+    return any(mine[name] != theirs[name] for name in mine.keys() & theirs.keys())
 
 
 def _missing_units(run: Run) -> list[str]:

@@ -49,9 +49,11 @@ def render(runs: Sequence[Run], found: Sequence[Setting], table: Sequence[Row], 
     # Of one name there may be several: a table is called after its file, such as train.csv.
     tasks = dict.fromkeys((setting.task, setting.kind) for setting in found)
     overall = [row for row in table if row.overall and row.metric in METRICS[row.setting.kind]]
-    comparisons = [_comparison(row, overall) for row in overall if row.difference is not None]
+    against_twin = [row for row in overall if row.difference is not None]
+    in_domain = [row for row in table if row.in_domain]
+    comparisons = _comparisons(against_twin, overall)
     described = [provenance.describe(run) for run in runs]
-    shown = {id(line[side]) for line in comparisons for side in ("row", "scratch")}
+    shown = {id(line[side]) for line in comparisons for side in ("row", "control")}
     standings = ranking(found) if len(methods) > 1 else []
     return fill(
         "report.html.j2",
@@ -61,7 +63,9 @@ def render(runs: Sequence[Run], found: Sequence[Setting], table: Sequence[Row], 
         facts=provenance.facts(runs),
         comparisons=comparisons,
         alone=[row for row in overall if id(row) not in shown],
-        verdicts=Counter(row.verdict for row in overall if row.difference is not None),
+        verdicts=Counter(row.verdict for row in against_twin),
+        in_domain=_comparisons(in_domain, overall),
+        in_domain_verdicts=Counter(row.verdict for row in in_domain),
         sections=[
             section(
                 [s for s in found if (s.task, s.kind) == task],
@@ -108,22 +112,27 @@ def p_value(value: float | None) -> str:
     return f"{value:.3f}" if value >= 0.001 else "< 0.001"
 
 
-def _comparison(row: Row, overall: Sequence[Row]) -> dict[str, Any]:
-    """A line of the verdict table: the method, its twin, the difference and the words."""
-    twin = row.setting.twin(row.arm)
-    assert twin is not None
+def _comparisons(rows: Sequence[Row], overall: Sequence[Row]) -> list[dict[str, Any]]:
+    """Lines of a verdict table: the method, what it is compared with, the difference and the words."""
+    limits: dict[str, float] = {}
+    for row in rows:
+        ends = [] if row.difference is None else [abs(row.difference.low), abs(row.difference.high)]
+        limits[row.metric] = max([limits.get(row.metric, 0.0), *filter(math.isfinite, ends)])
+    return [_comparison(row, overall, limits[row.metric]) for row in rows]
+
+
+def _comparison(row: Row, overall: Sequence[Row], limit: float) -> dict[str, Any]:
+    other = row.against
+    assert other is not None
     assert row.difference is not None
-    scratch = next(r for r in overall if r.arm is twin and r.setting is row.setting and r.metric == row.metric)
-    same_metric = [r.difference for r in overall if r.metric == row.metric and r.difference is not None]
-    limits = [abs(x) for d in same_metric for x in (d.low, d.high) if math.isfinite(x)]
     return {
         "row": row,
-        "scratch": scratch,
-        "bar": figures.interval_bar(row.difference, max(limits, default=0.0), _verdict_colour(row.verdict)),
+        "control": next(r for r in overall if r.arm is other and r.setting is row.setting and r.metric == row.metric),
+        "bar": figures.interval_bar(row.difference, limit, _verdict_colour(row.verdict)),
         "higher": HIGHER_IS_BETTER[row.metric],
         "few": row.difference.n < FEW_SUBJECTS,
         "lost": row.verdict in (results.BETTER, results.WORSE) and not row.holds,
-        "one_seed": len(row.arm.tables.keys() & twin.tables.keys()) < 2,
+        "one_seed": len(row.arm.tables.keys() & other.tables.keys()) < 2,
     }
 
 

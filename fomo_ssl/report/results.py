@@ -1,9 +1,7 @@
 """From finished units to scores that may be compared: methods, settings, intervals and verdicts."""
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 
@@ -13,6 +11,7 @@ from fomo_ssl.downstream.metrics import HIGHER_IS_BETTER
 from fomo_ssl.downstream.permutation import holm
 from fomo_ssl.downstream.scores import Predictions
 from fomo_ssl.downstream.statistics import Interval
+from fomo_ssl.report.names import method_names
 from fomo_ssl.report.runs import INITS, Run, Unit
 
 BETTER, WORSE, UNCLEAR = "better", "worse", "no clear difference"
@@ -38,6 +37,21 @@ class Arm:
     def seeds(self) -> list[Predictions]:
         return list(self.tables.values())
 
+    @property
+    def tested_on(self) -> set[str]:
+        """Datasets of the test cases; empty where they have no names."""
+        return set(self.seeds[0].datasets) - {""}
+
+    @property
+    def in_domain(self) -> bool:
+        """Whether some training cases are of a dataset that is tested."""
+        return bool(self.tested_on & set(self.run.trained_on))
+
+    @property
+    def out_of_domain(self) -> bool:
+        """Whether all training cases are of other datasets than those that are tested."""
+        return bool(self.tested_on and self.run.trained_on) and not self.in_domain
+
 
 @dataclass(frozen=True)
 class Setting:
@@ -62,6 +76,20 @@ class Setting:
         own = list(arm.run.splits)
         return min(scratch, key=lambda o: (o.run is not arm.run, list(o.run.splits) != own), default=None)
 
+    def controls(self, arm: Arm) -> list[Arm]:
+        """For a pretrained arm that saw no label of the tested datasets: from-scratch arms that were trained there.
+
+        They were trained with the same values and tested on the same cases; one for each choice of training datasets.
+        """
+        if arm.init == "scratch" or not arm.out_of_domain:
+            return []
+        found: dict[tuple[str, ...], Arm] = {}
+        for other in self.arms:
+            seeds = arm.tables.keys() & other.tables.keys()
+            if other.init == "scratch" and other.in_domain and seeds and arm.run.same_values(other.run):
+                found.setdefault(other.run.trained_on, other)
+        return list(found.values())
+
 
 @dataclass(frozen=True)
 class Row:
@@ -69,10 +97,12 @@ class Row:
 
     Attributes:
         dataset: `all`, or one dataset of several.
-        difference: to the from-scratch twin, paired over subjects and on the seeds that both finished.
+        difference: to `against`, paired over subjects and on the seeds that both finished.
         band: of the target, such as `60-70`; empty for all of it.
         p, p_holm: of the paired permutation test, alone and in the family of all tested rows: those over all cases of
             the metrics by which methods are compared. None where nothing was tested.
+        against: the from-scratch twin, or an in-domain control; None where there is none.
+        in_domain: whether it is such a control: the row then repeats the method's score for the sake of the difference.
     """
 
     setting: Setting
@@ -84,11 +114,13 @@ class Row:
     band: str = ""
     p: float | None = None
     p_holm: float | None = None
+    against: Arm | None = None
+    in_domain: bool = False
 
     @property
     def overall(self) -> bool:
-        """Whether the row is over all cases."""
-        return self.dataset == ALL and not self.band
+        """Whether the row is over all cases, and not there for an in-domain control."""
+        return self.dataset == ALL and not self.band and not self.in_domain
 
     @property
     def holds(self) -> bool:
@@ -97,7 +129,7 @@ class Row:
 
     @property
     def verdict(self) -> str:
-        """What the difference says in words; empty where there is no twin."""
+        """What the difference says in words; empty where there is none."""
         return "" if self.difference is None else verdict(self.difference, self.metric)
 
 
@@ -132,70 +164,9 @@ def settings(runs: Sequence[Run]) -> list[Setting]:
     ]
 
 
-def method_names(runs: Sequence[Run]) -> dict[tuple[str, str], str]:
-    """What to call each arm of each run (path, init): as short as it can be with different things named differently."""
-    encoders, bundles = _encoders(runs), _bundles(runs)
-    names: dict[tuple[str, str], str] = {}
-    called: Counter[tuple[object, ...]] = Counter()
-    folders = Counter(run.path.name for run in runs)
-    for run in runs:
-        for init in {unit.init for unit in run.units}:
-            detail = bundles[str(run.bundle)] if init == "pretrained" else encoders[str(run.path)]
-            alike = len(bundles if init == "pretrained" else set(encoders.values())) < 2
-            names[str(run.path), init] = init if alike else f"{init} {detail}"
-            called[_same_task(run), names[str(run.path), init]] += 1
-    for run in runs:
-        for init in INITS:
-            key = (str(run.path), init)
-            if called[_same_task(run), names.get(key)] > 1:  # same start, other values of training
-                names[key] += f" ({run.path.name if folders[run.path.name] == 1 else run.path})"
-    return names
-
-
-def _encoders(runs: Sequence[Run]) -> dict[str, str]:
-    """The encoder of each run (path): its name, and the arguments in which encoders of that name differ."""
-    of = {str(run.path): {"name": "?", **run.recipe.get("encoder", {})} for run in runs}
-    labels = {}
-    for path, encoder in of.items():
-        alike = [other for other in of.values() if other["name"] == encoder["name"]]
-        differing = [key for key in encoder if any(other.get(key) != encoder[key] for other in alike)]
-        labels[path] = " ".join([str(encoder["name"]), *(f"{key}={_plain(encoder[key])}" for key in differing)])
-    return labels
-
-
-def _bundles(runs: Sequence[Run]) -> dict[str, str]:
-    """The name of each bundle (path); of those that are called alike, with the folders that tell them apart."""
-    of = {str(run.bundle): run for run in runs if run.bundle}
-    names = {path: bundle_name(run) for path, run in of.items()}
-    parts = {path: Path(path.removesuffix("/bundle")).parts for path in of}
-    for depth in range(2, 1 + max(map(len, parts.values()), default=0)):
-        alike = Counter(names.values())
-        names |= {path: "/".join(parts[path][-depth:]) for path, name in names.items() if alike[name] > 1}
-    return names
-
-
-def _plain(value: object) -> str:
-    return "-".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
-
-
-def _same_task(run: Run) -> tuple[str, str, int]:
-    return str(run.recipe.get("task")), str(run.recipe.get("task_kind")), run.folds
-
-
-def bundle_name(run: Run) -> str:
-    """The pretraining run that made the bundle: `runs/x_mae_vit_s/bundle` -> `x_mae_vit_s`.
-
-    Of several lengths, `runs/x_mae/samples_10000/bundle`, the length alone would name many: `x_mae samples_10000`.
-    """
-    assert run.bundle is not None
-    if run.bundle.name != "bundle":
-        return run.bundle.name
-    folder = run.bundle.parent
-    return f"{folder.parent.name} {folder.name}" if folder.name.startswith("samples_") else folder.name
-
-
 def rows(found: Sequence[Setting]) -> list[Row]:
-    """Every metric of every method: over all cases, within each dataset where there are several, and by band."""
+    """Every metric of every method: over all cases, within each dataset where there are several, by band, and once more
+    beside each in-domain control."""
     result = []
     for setting in found:
         for arm in setting.arms:
@@ -207,10 +178,15 @@ def rows(found: Sequence[Setting]) -> list[Row]:
                 tested = scores.p_values(*pairs) if both and dataset == ALL else {}
                 values, apart = _scores(list(own.values()), pairs)
                 result += [
-                    Row(setting, arm, dataset, name, values[name], apart.get(name), p=tested.get(name))
+                    Row(
+                        *(setting, arm, dataset, name, values[name], apart.get(name)),
+                        p=tested.get(name),
+                        against=twin if name in apart else None,
+                    )
                     for name in values
                 ]
             result += _banded(setting, arm, twin)
+            result += [row for control in setting.controls(arm) for row in _in_domain(setting, arm, control)]
     adjusted = iter(holm([row.p for row in result if row.p is not None]))
     return [row if row.p is None else replace(row, p_holm=next(adjusted)) for row in result]
 
@@ -236,8 +212,25 @@ def _banded(setting: Setting, arm: Arm, twin: Arm | None) -> list[Row]:
         both = [seed for seed in own if seed in other]
         apart = scores.differences([own[s] for s in both], [other[s] for s in both], ["mae"]) if both else {}
         values = scores.intervals(list(own.values()), ["mae", "bias"])
-        result += [Row(setting, arm, ALL, name, values[name], apart.get(name), band=band.label) for name in values]
+        result += [
+            Row(
+                *(setting, arm, ALL, name, values[name], apart.get(name), band.label),
+                against=twin if name in apart else None,
+            )
+            for name in values
+        ]
     return result
+
+
+def _in_domain(setting: Setting, arm: Arm, control: Arm) -> list[Row]:
+    """The difference to a model that was trained on the tested datasets themselves, by the metrics that are tested."""
+    both = [seed for seed in arm.tables if seed in control.tables]
+    pairs = [arm.tables[seed] for seed in both], [control.tables[seed] for seed in both]
+    values, apart, tested = scores.intervals(arm.seeds), scores.differences(*pairs), scores.p_values(*pairs)
+    return [
+        Row(setting, arm, ALL, name, values[name], apart[name], p=tested[name], against=control, in_domain=True)
+        for name in values
+    ]
 
 
 def _arms(run: Run) -> dict[tuple[int, str], list[Unit]]:

@@ -73,6 +73,11 @@ class Run:
         return None if seen is None else (len(test & seen["cases"].keys()), len(test))
 
     @property
+    def trained_on(self) -> tuple[str, ...]:
+        """Datasets of the training cases; empty where they have no names, and in early runs, which do not say."""
+        return tuple(self.record.get("trained_on", ()))
+
+    @property
     def bundle(self) -> Path | None:
         """The pretrained bundle, which may have moved since."""
         bundle = self.recipe.get("bundle")
@@ -83,9 +88,14 @@ class Run:
 
         Splits that only one of them has, of further shots or seeds, are no difference.
         """
-        mine, theirs = ({k: v for k, v in run.recipe.items() if k != "bundle"} for run in (self, other))
         splits, others = ({(s["shots"], s["seed"], s["fold"]): s for s in run.splits} for run in (self, other))
-        return mine == theirs and all(splits[key] == others[key] for key in splits.keys() & others.keys())
+        alike = all(splits[key] == others[key] for key in splits.keys() & others.keys())
+        return alike and self.same_values(other)
+
+    def same_values(self, other: "Run") -> bool:
+        """Whether another run had the same network, values of training and test cases, whoever was trained on."""
+        mine, theirs = ({k: v for k, v in run.recipe.items() if k != "bundle"} for run in (self, other))
+        return mine == theirs
 
 
 def find_runs(patterns: Sequence[str]) -> list[Run]:

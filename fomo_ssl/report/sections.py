@@ -10,7 +10,7 @@ from fomo_ssl.downstream.metrics import FURTHER, METRICS
 from fomo_ssl.downstream.statistics import Interval
 from fomo_ssl.report import figures
 from fomo_ssl.report.cases import CasePicture, draw_cases
-from fomo_ssl.report.results import Arm, Row, Setting
+from fomo_ssl.report.results import ALL, Arm, Row, Setting
 from fomo_ssl.report.runs import Unit
 
 LABELS = {
@@ -84,7 +84,7 @@ def section(found: Sequence[Setting], table: Sequence[Row], colours: Mapping[str
         dataset_colours=figures.dataset_colours(last.arms[0].seeds[0].datasets),
         further=_grouped([row for row in table if row.overall], found, FURTHER[last.kind]),
         bands=_by_band(last, table, colours),
-        datasets=_grouped([row for row in table if not (row.overall or row.band)], found, METRICS[last.kind]),
+        datasets=_grouped([row for row in table if row.dataset != ALL], found, METRICS[last.kind]),
         cases=cases,
         lost_cases=lost,
     )

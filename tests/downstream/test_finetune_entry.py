@@ -8,6 +8,8 @@ from fomo_ssl.config import compose
 from fomo_ssl.core.errors import ConfigError
 from fomo_ssl.downstream.recipe import Recipe
 from fomo_ssl.finetune import build_recipe, main, overrides
+from fomo_ssl.report.results import rows, settings
+from fomo_ssl.report.runs import find_runs
 
 
 @pytest.mark.parametrize("kind", ["segmentation", "classification", "regression"])
@@ -79,10 +81,23 @@ def test_several_bundles_share_a_twin_and_end_in_one_report(make_task, bundle, t
     assert {unit.split("/")[0] for unit in units} == {first, "other"}
     assert len(units) == 6
     with (tmp_path / "run" / "results.csv").open() as table:
-        rows = list(csv.DictReader(table))
-    assert any("other" in str(row.values()) for row in rows)
+        lines = list(csv.DictReader(table))
+    assert any("other" in str(line.values()) for line in lines)
     assert (tmp_path / "run" / "report.html").is_file()
     main([*words, "resume=auto"])  # nothing is left to do
+
+
+def test_two_runs_trained_on_two_hospitals_are_control_and_controlled(make_task, bundle, tmp_path, capsys):
+    task = make_task("regression", 8)
+    people = "".join(f"sub_{number}\t{'north' if number % 2 else 'south'}\n" for number in range(8))
+    (task / "participants.tsv").write_text("participant_id\tdataset\n" + people)
+    words = [f"task={task}", f"bundle={bundle}", "test_on=south", "n_test=2", "shots=2", "seeds=1", "steps=1"]
+    for site in ("north", "south"):
+        main([*words, f"run={tmp_path / 'runs' / site}", f"train_on={site}", "crop=16", "batch_size=1", "parallel=1"])
+        assert json.loads((tmp_path / "runs" / site / "run.json").read_text())["trained_on"] == [site]
+    added = [row for row in rows(settings(find_runs([f"{tmp_path}/runs/*"]))) if row.in_domain]
+    pairs = {(row.arm.method, row.against.method) for row in added}
+    assert pairs == {("pretrained, trained on north", "scratch, trained on south")}
 
 
 def test_a_bundle_named_twice_is_one_line(make_task, bundle, tmp_path, capsys):

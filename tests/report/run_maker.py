@@ -43,6 +43,8 @@ class RunMaker:
         task: str | None = None,
         skip: Sequence[str] = (),
         pictures: bool = True,
+        trained_on: Sequence[str] | None = None,
+        cases: int = CASES,
     ) -> Path:
         quality = {"pretrained": 0.85, "scratch": 0.6} if quality is None else quality
         run = self.root / name
@@ -59,6 +61,7 @@ class RunMaker:
                 table = self.predictions(kind, level * (1 - 0.5 / shot), seed + 10 * shot, datasets)
                 if fold is not None:
                     table = table.take(list(range(fold, CASES, folds)))
+                table = table.take(list(range(min(cases, len(table)))))
                 result = {
                     "unit": unit,
                     "task": task or name,
@@ -88,10 +91,12 @@ class RunMaker:
         }
         record = {"status": "finished", "kind": "finetune", "recipe": recipe, "circumstances": {"torch": "2.14.1"}}
         record["inits"] = list(quality)
+        if trained_on is not None:
+            record["trained_on"] = list(trained_on)
         (run / "run.json").write_text(json.dumps(record))
         names = [f"sub_{i:02d}" for i in range(CASES)]
         planned = [
-            {"shots": s, "seed": i, "fold": f}
+            {"shots": s, "seed": i, "fold": f, "train": [f"{'_'.join(trained_on or ())}_{k}" for k in range(s)]}
             | ({"test": names if f is None else names[f::folds]} if self.further else {})
             for s, i, f in splits
         ]

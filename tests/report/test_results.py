@@ -13,6 +13,7 @@ from fomo_ssl.downstream.scores import differences, intervals, p_values
 from fomo_ssl.downstream.statistics import Interval
 from fomo_ssl.report import results
 from fomo_ssl.report.html import number
+from fomo_ssl.report.names import method_names
 from fomo_ssl.report.results_table import to_csv
 from fomo_ssl.report.runs import Run, find_runs, read_run
 from fomo_ssl.report.standings import ranking
@@ -198,16 +199,16 @@ def test_methods_are_told_apart_by_what_differs(make_run: RunMaker) -> None:
             "r2", "segmentation", task="t", pictures=False, bundle="y_contrast/bundle", encoder="vit_t_p8", shots=(1,)
         )
     )
-    names = results.method_names([one, two])
+    names = method_names([one, two])
     assert set(names.values()) == {"pretrained x_mae", "pretrained y_contrast", "scratch unet_t", "scratch vit_t_p8"}
-    assert set(results.method_names([one]).values()) == {"pretrained", "scratch"}
+    assert set(method_names([one]).values()) == {"pretrained", "scratch"}
     again = read_run(make_run("r3", "segmentation", task="t", pictures=False, bundle="x_mae/bundle", shots=(1,)))
-    assert len(set(results.method_names([one, again]).values())) == 4
+    assert len(set(method_names([one, again]).values())) == 4
     alike = [
         read_run(make_run(f"{name}/finetune", "regression", task="t", bundle="x_mae/bundle", shots=(1,)))
         for name in ("slow", "fast")
     ]
-    assert len(set(results.method_names(alike).values())) == 4
+    assert len(set(method_names(alike).values())) == 4
     assert len(ranking(results.settings(alike))) == 4
 
 
@@ -216,7 +217,7 @@ def test_bundles_of_one_name_are_different_methods(make_run: RunMaker) -> None:
         read_run(make_run(task, "regression", task=task, bundle=f"{sweep}/0/bundle", shots=(1,)))
         for task, sweep in (("t", "sweep_1mm"), ("u", "sweep_2mm"), ("v", "sweep_1mm"))
     ]
-    names = results.method_names(runs)
+    names = method_names(runs)
     called = [names[str(run.path), "pretrained"].removeprefix("pretrained ") for run in runs]
     assert called == ["sweep_1mm/0", "sweep_2mm/0", "sweep_1mm/0"]
     assert {place.method for place in ranking(results.settings(runs))} == {*names.values()}
@@ -232,7 +233,7 @@ def test_encoders_of_one_name_are_told_apart_by_their_arguments_and_bundles_by_t
             )
             run.record["recipe"]["encoder"] |= {"channels": channels, "depth": 2}
             runs.append(run)
-    assert set(results.method_names(runs).values()) == {
+    assert set(method_names(runs).values()) == {
         *("pretrained mae_small samples_100", "scratch unet_t channels=8-16"),
         *("pretrained mae_large samples_100", "scratch unet_t channels=16-32"),
     }
