@@ -13,6 +13,7 @@ from fomo_ssl.core.errors import RunError
 from fomo_ssl.core.files import write_json
 from fomo_ssl.core.types import Triple
 from fomo_ssl.downstream.checks import case_digests, check_masks, check_unchanged, file_digests, some
+from fomo_ssl.downstream.ensembles import find_ensembles, is_tested
 from fomo_ssl.downstream.metrics import METRICS
 from fomo_ssl.downstream.recipe import Recipe
 from fomo_ssl.downstream.running import run_units
@@ -41,6 +42,7 @@ def finetune(
     parallel: int | None = None,
     threads: int = 1,
     grad_checkpointing: bool = False,
+    ensemble: bool = False,
 ) -> list[Row]:
     """Run every unit and write `run/units/…`, `splits.json`, `summary.json` and `run.json`.
 
@@ -56,6 +58,7 @@ def finetune(
             one on two cores, and the results are the same.
         threads: CPU threads of a unit; more than 1 changes results in the last bits.
         grad_checkpointing: recompute activations in the backward pass: less memory, slower steps, the same result.
+        ensemble: test the seeds of a segmentation together too, as `predict` averages them; other kinds need no test.
 
     Raises:
         BundleError, RejectedScan, TaskError: input that cannot be used.
@@ -105,6 +108,10 @@ def finetune(
         waiting = [unit for unit in units if unit not in done]
         if waiting:
             run_units(plan, waiting, len(done), parallel, threads, _line)
+        together = find_ensembles(units) if ensemble and task.kind == "segmentation" else []
+        untested = [one for one in together if not is_tested(plan, one)]
+        if untested:
+            run_units(plan, untested, len(together) - len(untested), parallel, threads, _line)
         rows = summarise(run)
         write_json(run / "summary.json", to_json(rows))
         write_record(run, record | {"status": "finished"})
@@ -165,5 +172,5 @@ def _trained_on(task: Task, splits: Sequence[Split]) -> set[str]:
 
 def _line(result: Mapping[str, Any]) -> str:
     leading = METRICS[result["kind"]][0]
-    value, seconds = result["metrics"][leading]["value"], result["seconds_per_step"]
-    return f"{result['unit']}: {leading} {value:.3f} on {result['n_test']} cases, {seconds:.2f} s/step"
+    found = f"{result['unit']}: {leading} {result['metrics'][leading]['value']:.3f} on {result['n_test']} cases"
+    return f"{found}, {result['seconds_per_step']:.2f} s/step" if "seconds_per_step" in result else found

@@ -1,4 +1,7 @@
-"""The units of a run one after another or side by side, with a bar of their steps, until they end or a signal comes."""
+"""The units of a run one after another or side by side, with a bar of their steps, until they end or a signal comes.
+
+So are the ensembles of its seeds tested, once their units are finished: their steps are test cases.
+"""
 
 import contextlib
 import os
@@ -21,16 +24,18 @@ from fomo_ssl.core.errors import FomoSSLError, RunError
 from fomo_ssl.core.memory import keep_freed_memory
 from fomo_ssl.core.processes import end_with_parent
 from fomo_ssl.downstream.cases import Example
+from fomo_ssl.downstream.ensembles import Ensemble, run_ensemble
 from fomo_ssl.downstream.unit import Plan, Unit, run_unit
 
 Result = Mapping[str, Any]
+Job = Unit | Ensemble
 _LOOK = 0.5  # seconds between looks at the steps that worker processes have taken
 
 
 def run_units(
-    plan: Plan, units: Sequence[Unit], done: int, parallel: int | None, threads: int, describe: Callable[[Result], str]
+    plan: Plan, units: Sequence[Job], done: int, parallel: int | None, threads: int, describe: Callable[[Result], str]
 ) -> None:
-    """Run units, and print a line for each that ends.
+    """Run units, or test ensembles, and print a line for each that ends.
 
     Ctrl-C and SIGTERM end all processes at once: finished units stay, the others are begun again by the next run.
 
@@ -47,7 +52,8 @@ def run_units(
     """
     processes = _processes(parallel, len(units))
     together = _one_by_one if processes == 1 else _side_by_side
-    bar = _StepBar(done, len(units), plan.recipe.steps)
+    first = units[0]
+    bar = _StepBar(done, len(units), *((plan.recipe.steps, "steps") if isinstance(first, Unit) else _cases(first)))
     try:
         # Closed at once where a signal comes while a line is printed: the processes would be waited for at the end.
         with (
@@ -64,6 +70,14 @@ def run_units(
         raise
 
 
+def _run(plan: Plan, job: Job, cache: dict[str, Example], on_step: Callable[[int], None]) -> Result:
+    return run_unit(plan, job, cache, on_step) if isinstance(job, Unit) else run_ensemble(plan, job, cache, on_step)
+
+
+def _cases(ensemble: Ensemble) -> tuple[int, str]:
+    return len(ensemble.cases), "cases"
+
+
 def _processes(parallel: int | None, units: int) -> int:
     if parallel is None:
         parallel = 1 if torch.cuda.is_available() else len(os.sched_getaffinity(0))
@@ -71,20 +85,20 @@ def _processes(parallel: int | None, units: int) -> int:
 
 
 def _one_by_one(
-    plan: Plan, units: Sequence[Unit], _: int, threads: int, show: Callable[[int], None]
+    plan: Plan, units: Sequence[Job], _: int, threads: int, show: Callable[[int], None]
 ) -> Generator[Result, None, None]:
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
         cache: dict[str, Example] = {}
         for unit in units:
-            yield run_unit(plan, unit, cache, show)
+            yield _run(plan, unit, cache, show)
     finally:
         torch.set_num_threads(before)
 
 
 def _side_by_side(
-    plan: Plan, units: Sequence[Unit], processes: int, threads: int, show: Callable[[int], None]
+    plan: Plan, units: Sequence[Job], processes: int, threads: int, show: Callable[[int], None]
 ) -> Generator[Result, None, None]:
     context, others = get_context("spawn"), active_children()
     steps = context.Value("q", 0)  # of all units so far
@@ -135,9 +149,9 @@ def _count(_: int) -> None:
         _WORKER_STEPS.value += 1
 
 
-def _run_in_worker(plan: Plan, unit: Unit) -> Result:
+def _run_in_worker(plan: Plan, unit: Job) -> Result:
     try:
-        return run_unit(plan, unit, _WORKER_CACHE, _count)
+        return _run(plan, unit, _WORKER_CACHE, _count)
     except FomoSSLError as error:
         # Errors with several arguments do not survive the way between processes; one with a message does.
         raise RunError(str(error), where=unit.name) from None
@@ -169,12 +183,12 @@ class _StepBar:
         finished: units, those of before included.
     """
 
-    def __init__(self, done: int, units: int, steps: int) -> None:
+    def __init__(self, done: int, units: int, steps: int, of: str) -> None:
         self.finished, self._done, self._steps = done, done, steps
         self.progress = Progress(
             TextColumn("{task.fields[finished]}/{task.fields[units]} units"),
             BarColumn(),
-            TextColumn("{task.completed:.0f}/{task.total:.0f} steps"),
+            TextColumn(f"{{task.completed:.0f}}/{{task.total:.0f}} {of}"),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
             console=Console(stderr=True),

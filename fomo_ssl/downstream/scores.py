@@ -3,7 +3,7 @@
 import csv
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -145,6 +145,23 @@ def concatenate(parts: Sequence[Predictions]) -> Predictions:
     columns = {name: np.concatenate([part.columns[name] for part in parts]) for name in parts[0].columns}
     whole = Predictions(parts[0].kind, tuple(cases), tuple(subjects), tuple(datasets), columns)
     return whole.take(sorted(range(len(cases)), key=cases.__getitem__))
+
+
+def ensemble(seeds: Sequence[Predictions]) -> Predictions:
+    """What several models say together: the mean of their probabilities or values, as `predict` takes it.
+
+    Raises:
+        RunError: they were not tested on the same cases.
+        ValueError: of segmentations, whose tables hold scores and no probabilities.
+    """
+    table = _same_cases(seeds, ())
+    if table.kind == "segmentation":
+        raise ValueError("the scores of masks are not those of their ensemble")
+    columns = {name: np.mean([seed.columns[name] for seed in seeds], axis=0) for name in table.columns}
+    several = table.kind == "classification" and "probability_0" in columns
+    if several:
+        columns["prediction"] = replace(table, columns=columns).probabilities.argmax(axis=1).astype(np.float64)
+    return replace(table, columns=columns)
 
 
 def intervals(seeds: Sequence[Predictions], names: Sequence[str] | None = None) -> dict[str, Interval]:

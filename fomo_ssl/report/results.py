@@ -1,9 +1,7 @@
-"""From finished units to scores that may be compared: methods, settings, intervals and verdicts."""
+"""From settings to scores: a row for each metric of each method, with intervals, tests and verdicts."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-
-import numpy as np
 
 from fomo_ssl.downstream import scores
 from fomo_ssl.downstream.bands import bands
@@ -11,84 +9,14 @@ from fomo_ssl.downstream.metrics import HIGHER_IS_BETTER
 from fomo_ssl.downstream.permutation import holm
 from fomo_ssl.downstream.scores import Predictions
 from fomo_ssl.downstream.statistics import Interval
-from fomo_ssl.report.names import method_names
-from fomo_ssl.report.runs import INITS, Run, Unit
+from fomo_ssl.report.arms import Arm as Arm
+from fomo_ssl.report.arms import Setting as Setting
+from fomo_ssl.report.arms import settings as settings
 
 BETTER, WORSE, UNCLEAR = "better", "worse", "no clear difference"
 ALL = "all"
 LEVEL = 0.05
 """Below it, p after Holm's correction says that a difference holds for the family of all comparisons."""
-
-
-@dataclass(frozen=True)
-class Arm:
-    """One method in one setting: its finished units and, by seed, its predictions of every test case.
-
-    A seed of a cross-validation whose folds are not all finished has units here and no table.
-    """
-
-    run: Run
-    method: str
-    init: str
-    units: Sequence[Unit]
-    tables: Mapping[int, Predictions]
-
-    @property
-    def seeds(self) -> list[Predictions]:
-        return list(self.tables.values())
-
-    @property
-    def tested_on(self) -> set[str]:
-        """Datasets of the test cases; empty where they have no names."""
-        return set(self.seeds[0].datasets) - {""}
-
-    @property
-    def in_domain(self) -> bool:
-        """Whether some training cases are of a dataset that is tested."""
-        return bool(self.tested_on & set(self.run.trained_on))
-
-    @property
-    def out_of_domain(self) -> bool:
-        """Whether all training cases are of other datasets than those that are tested."""
-        return bool(self.tested_on and self.run.trained_on) and not self.in_domain
-
-
-@dataclass(frozen=True)
-class Setting:
-    """A task with an amount of training data, and every method that was tested there on the same cases.
-
-    Attributes:
-        shots: training subjects; 0 for cross-validation.
-        label: `5 shots` or `5-fold cross-validation`.
-    """
-
-    task: str
-    kind: str
-    shots: int
-    label: str
-    arms: Sequence[Arm]
-
-    def twin(self, arm: Arm) -> Arm | None:
-        """The from-scratch arm of the same run, else of one that differs in the bundle alone, of equal splits first."""
-        if arm.init == "scratch":
-            return None
-        scratch = [other for other in self.arms if other.init == "scratch" and arm.run.same_but_bundle(other.run)]
-        own = list(arm.run.splits)
-        return min(scratch, key=lambda o: (o.run is not arm.run, list(o.run.splits) != own), default=None)
-
-    def controls(self, arm: Arm) -> list[Arm]:
-        """For a pretrained arm that saw no label of the tested datasets: from-scratch arms that were trained there.
-
-        They were trained with the same values and tested on the same cases; one for each choice of training datasets.
-        """
-        if arm.init == "scratch" or not arm.out_of_domain:
-            return []
-        found: dict[tuple[str, ...], Arm] = {}
-        for other in self.arms:
-            seeds = arm.tables.keys() & other.tables.keys()
-            if other.init == "scratch" and other.in_domain and seeds and arm.run.same_values(other.run):
-                found.setdefault(other.run.trained_on, other)
-        return list(found.values())
 
 
 @dataclass(frozen=True)
@@ -103,6 +31,8 @@ class Row:
             the metrics by which methods are compared. None where nothing was tested.
         against: the from-scratch twin, or an in-domain control; None where there is none.
         in_domain: whether it is such a control: the row then repeats the method's score for the sake of the difference.
+        members: number of seeds of which this is the ensemble, and the difference that to the ensemble of the twin's; 0
+            where it is the mean over seeds.
     """
 
     setting: Setting
@@ -116,11 +46,12 @@ class Row:
     p_holm: float | None = None
     against: Arm | None = None
     in_domain: bool = False
+    members: int = 0
 
     @property
     def overall(self) -> bool:
-        """Whether the row is over all cases, and not there for an in-domain control."""
-        return self.dataset == ALL and not self.band and not self.in_domain
+        """Whether the row is the mean over seeds on all cases, and not there for an in-domain control."""
+        return self.dataset == ALL and not (self.band or self.in_domain or self.members)
 
     @property
     def holds(self) -> bool:
@@ -140,33 +71,11 @@ def verdict(difference: Interval, metric: str) -> str:
     return BETTER if least > 0 else WORSE if most < 0 else UNCLEAR
 
 
-def settings(runs: Sequence[Run]) -> list[Setting]:
-    """All settings of the runs, by task, then few-shot by shots, then cross-validation.
-
-    Runs with the same test cases and labels share a setting; those with others are kept apart.
-    """
-    names = method_names(runs)
-    groups: dict[tuple[str, str, bool, int, str, tuple[str, ...], tuple[float, ...]], list[Arm]] = {}
-    for run in runs:
-        for (shots, init), units in _arms(run).items():
-            tables = _tables(units, run.folds)
-            if not tables:
-                continue
-            first = units[0].result
-            label = f"{shots} shot{'s' if shots > 1 else ''}" if shots else f"{run.folds}-fold cross-validation"
-            table = next(iter(tables.values()))
-            labels = tuple(table.columns.get("target", np.empty(0)).tolist())
-            key = (first["task"], first["kind"], not shots, shots, label, table.cases, labels)
-            groups.setdefault(key, []).append(Arm(run, names[str(run.path), init], init, units, tables))
-    return [
-        Setting(task, kind, shots, label, arms)
-        for (task, kind, _, shots, label, _, _), arms in sorted(groups.items(), key=lambda item: item[0])
-    ]
-
-
 def rows(found: Sequence[Setting]) -> list[Row]:
-    """Every metric of every method: over all cases, within each dataset where there are several, by band, and once more
-    beside each in-domain control."""
+    """Every metric of every method: over all cases, within each dataset where there are several, and by band.
+
+    The metrics that are tested come once more beside each in-domain control, and of the ensemble of the seeds.
+    """
     result = []
     for setting in found:
         for arm in setting.arms:
@@ -187,6 +96,7 @@ def rows(found: Sequence[Setting]) -> list[Row]:
                 ]
             result += _banded(setting, arm, twin)
             result += [row for control in setting.controls(arm) for row in _in_domain(setting, arm, control)]
+            result += _ensembled(setting, arm, twin)
     adjusted = iter(holm([row.p for row in result if row.p is not None]))
     return [row if row.p is None else replace(row, p_holm=next(adjusted)) for row in result]
 
@@ -233,23 +143,22 @@ def _in_domain(setting: Setting, arm: Arm, control: Arm) -> list[Row]:
     ]
 
 
-def _arms(run: Run) -> dict[tuple[int, str], list[Unit]]:
-    """Finished units by (shots, init), pretrained first; 0 shots stands for cross-validation."""
-    arms: dict[tuple[int, str], list[Unit]] = {}
-    for init in INITS:
-        for unit in run.units:
-            if unit.init == init:
-                shots = int(unit.result["shots"]) if unit.result["fold"] is None else 0
-                arms.setdefault((shots, init), []).append(unit)
-    return arms
-
-
-def _tables(units: Sequence[Unit], folds: int) -> dict[int, Predictions]:
-    """Predictions by seed, the folds of a seed joined; seeds that lack folds are left out."""
-    parts: dict[int, list[Predictions]] = {}
-    for unit in units:
-        parts.setdefault(int(unit.result["seed"]), []).append(unit.predictions)
-    return {seed: scores.concatenate(of) for seed, of in sorted(parts.items()) if len(of) == max(folds, 1)}
+def _ensembled(setting: Setting, arm: Arm, twin: Arm | None) -> list[Row]:
+    """The seeds as one model, and its difference to the twin's seeds as one; described, not tested."""
+    own, other = arm.ensemble, None if twin is None else twin.ensemble
+    if own is None:
+        return []
+    values, apart = scores.intervals([own.predictions]), dict[str, Interval]()
+    if other is not None and list(own.seeds) == list(other.seeds):
+        apart = scores.differences([own.predictions], [other.predictions])
+    return [
+        Row(
+            *(setting, arm, ALL, name, values[name], apart.get(name)),
+            against=twin if name in apart else None,
+            members=len(own.seeds),
+        )
+        for name in values
+    ]
 
 
 def _datasets(arm: Arm) -> list[str]:

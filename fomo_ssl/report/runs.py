@@ -4,14 +4,14 @@ import csv
 import glob
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from fomo_ssl.core.errors import RunError
-from fomo_ssl.downstream.scores import Predictions, read_csv
+from fomo_ssl.downstream.scores import Predictions, concatenate, read_csv
 
 INITS = ("pretrained", "scratch")
 
@@ -37,6 +37,19 @@ class Unit:
 
 
 @dataclass(frozen=True)
+class Ensemble:
+    """The seeds of a setting as one model.
+
+    Attributes:
+        seeds: that were averaged.
+        predictions: one row a test case.
+    """
+
+    seeds: Sequence[int]
+    predictions: Predictions
+
+
+@dataclass(frozen=True)
 class Run:
     """A finetuning run.
 
@@ -46,6 +59,7 @@ class Run:
         unfinished: number of planned units without a result.
         folds: of cross-validation; 0 for few-shot splits.
         splits: contents of `splits.json`.
+        ensembles: those that were tested, by (shots, init); 0 shots stands for cross-validation.
     """
 
     path: Path
@@ -54,6 +68,7 @@ class Run:
     unfinished: int
     folds: int
     splits: Sequence[Mapping[str, Any]] = ()
+    ensembles: Mapping[tuple[int, str], Ensemble] = field(default_factory=dict)
 
     @property
     def recipe(self) -> Mapping[str, Any]:
@@ -129,7 +144,8 @@ def read_run(path: Path) -> Run:
     record, splits = _read_json(path / "run.json"), _read_json(path / "splits.json")
     units = [read_unit(file.parent) for file in sorted(path.glob("units/*/result.json"))]
     folds = 1 + max((-1 if split["fold"] is None else split["fold"] for split in splits), default=-1)
-    run = Run(path, record, units, 0, folds, splits)
+    tested = dict(_read_ensemble(file.parent) for file in sorted(path.glob("ensembles/*/result.json")))
+    run = Run(path, record, units, 0, folds, splits, tested)
     return replace(run, unfinished=len(splits) * len(run.inits) - len(units))
 
 
@@ -145,6 +161,17 @@ def read_unit(folder: Path) -> Unit:
         return Unit(folder, result, read_csv(folder / "predictions.csv", result["kind"]), curve)
     except (OSError, KeyError, ValueError, TypeError) as error:
         raise RunError(f"damaged: {error}", where=folder, way_out="delete the unit and finetune again") from error
+
+
+def _read_ensemble(folder: Path) -> tuple[tuple[int, str], Ensemble]:
+    result = _read_json(folder / "result.json")
+    try:
+        shots = int(result["shots"]) if result["fold"] is None else 0
+        table = read_csv(folder / "predictions.csv", result["kind"])
+        return (shots, result["init"]), Ensemble(result["seeds"], concatenate([table]))  # by case, as those of units
+    except (OSError, KeyError, ValueError, TypeError) as error:
+        way_out = "delete the folder and finetune again with ensemble=true"
+        raise RunError(f"damaged: {error}", where=folder, way_out=way_out) from error
 
 
 def _read_curve(file: Path) -> dict[str, np.ndarray]:

@@ -41,6 +41,7 @@ class Section:
         further: rows of the metrics that are described beside those that methods are compared by.
         bands: figures of the error in bands of the target.
         dataset_colours: of the points of a regression's agreement.
+        ensembles: rows of the seeds as one model, each with the row of their mean.
         datasets: rows within each dataset.
         cases: pictures with captions, from the worst to the best.
     """
@@ -56,6 +57,7 @@ class Section:
     dataset_colours: Mapping[str, str]
     further: Sequence[Row]
     bands: Sequence[str]
+    ensembles: Sequence[tuple[Row, Row]]
     datasets: Sequence[Row]
     cases: Sequence[CasePicture]
     lost_cases: int
@@ -84,6 +86,7 @@ def section(found: Sequence[Setting], table: Sequence[Row], colours: Mapping[str
         dataset_colours=figures.dataset_colours(last.arms[0].seeds[0].datasets),
         further=_grouped([row for row in table if row.overall], found, FURTHER[last.kind]),
         bands=_by_band(last, table, colours),
+        ensembles=_ensembles(table, found),
         datasets=_grouped([row for row in table if row.dataset != ALL], found, METRICS[last.kind]),
         cases=cases,
         lost_cases=lost,
@@ -95,6 +98,13 @@ def _grouped(table: Sequence[Row], found: Sequence[Setting], metrics: Sequence[s
     order = {id(setting): i for i, setting in enumerate(found)}
     chosen = [row for row in table if row.metric in metrics]
     return sorted(chosen, key=lambda row: (order[id(row.setting)], row.dataset, metrics.index(row.metric)))
+
+
+def _ensembles(table: Sequence[Row], found: Sequence[Setting]) -> list[tuple[Row, Row]]:
+    """Rows of ensembles, each with that of the mean over seeds."""
+    together = _grouped([row for row in table if row.members], found, METRICS[found[0].kind])
+    mean = {(id(row.arm), row.metric): row for row in table if row.overall}
+    return [(row, mean[id(row.arm), row.metric]) for row in together]
 
 
 def _by_band(setting: Setting, table: Sequence[Row], colours: Mapping[str, str]) -> list[str]:

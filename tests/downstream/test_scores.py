@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -9,6 +11,7 @@ from fomo_ssl.downstream.scores import (
     by_dataset,
     concatenate,
     differences,
+    ensemble,
     intervals,
     of_dataset,
     p_values,
@@ -133,3 +136,28 @@ def test_folds_become_one_table():
     whole = table("regression")
     parts = [whole.take([5, 3, 1]), whole.take([0, 2, 4, 6, 7, 8, 9, 10, 11])]
     assert to_csv(concatenate(parts)) == to_csv(whole)
+
+
+def test_an_ensemble_is_the_mean_of_what_its_members_say():
+    one, two = table("regression"), table("regression")
+    two = replace(two, columns=two.columns | {"prediction": two.columns["prediction"] + 3.0})
+    np.testing.assert_allclose(ensemble([one, two]).columns["prediction"], one.columns["prediction"] + 1.5)
+    np.testing.assert_array_equal(ensemble([one, two]).columns["target"], one.columns["target"])
+    # Each member alone says 0 or 2, both together 1.
+    target = np.zeros(12)
+    members = []
+    for first, third in ((0.55, 0.0), (0.0, 0.55)):
+        shares = {"probability_0": first, "probability_1": 0.45, "probability_2": third}
+        columns = {"target": target, "prediction": np.full(12, 0.0 if first else 2.0)}
+        columns |= {name: np.full(12, share) for name, share in shares.items()}
+        members.append(replace(one, kind="classification", columns=columns))
+    together = ensemble(members)
+    np.testing.assert_allclose(together.probabilities, np.tile([0.275, 0.45, 0.275], (12, 1)))
+    assert set(together.columns["prediction"]) == {1.0}
+
+
+def test_tables_of_masks_or_of_other_cases_make_no_ensemble():
+    with pytest.raises(ValueError, match="masks"):
+        ensemble([table("segmentation")] * 2)
+    with pytest.raises(RunError, match="different cases"):
+        ensemble([table("regression"), table("regression").take([1, 0])])

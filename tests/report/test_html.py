@@ -47,6 +47,8 @@ def test_the_page_shows_what_was_asked(text: str) -> None:
     assert re.search(r"better in \d", text)
     assert "How the figures were computed" in text
     assert "* Fewer than 10 subjects" in text
+    assert "Seeds as an ensemble" in text
+    assert "pretrained, ensemble of 2 seeds" in text
     assert "torch" in text
     assert "Error by band, 4-fold cross-validation" in text
     for metric in ("volume error, ml", "Brier score", "calibration error", "balanced accuracy"):

@@ -6,6 +6,7 @@ import math
 import numpy as np
 import pytest
 from run_maker import RunMaker
+from sklearn.metrics import roc_auc_score
 
 from fomo_ssl.core.errors import RunError
 from fomo_ssl.downstream.permutation import holm
@@ -14,7 +15,7 @@ from fomo_ssl.downstream.statistics import Interval
 from fomo_ssl.report import results
 from fomo_ssl.report.html import number
 from fomo_ssl.report.names import method_names
-from fomo_ssl.report.results_table import to_csv
+from fomo_ssl.report.results_table import to_csv, to_text
 from fomo_ssl.report.runs import Run, find_runs, read_run
 from fomo_ssl.report.standings import ranking
 
@@ -82,6 +83,32 @@ def test_the_family_of_holm_is_every_tested_comparison_of_the_report(make_run: R
     assert [row.p_holm for row in tested] == holm([row.p for row in tested if row.p is not None])
     assert [row.holds for row in tested] == [row.p_holm is not None and row.p_holm <= 0.05 for row in tested]
     assert any(row.holds for row in tested)
+
+
+def test_the_ensemble_of_the_seeds_stands_beside_their_mean(make_run: RunMaker) -> None:
+    (setting,) = results.settings([read_run(make_run("infarct", "classification", shots=(4,), seeds=3))])
+    table = results.rows([setting])
+    together = {row.arm.init: row for row in table if row.members and row.metric == "auroc"}
+    values = {}
+    for arm in setting.arms:
+        score = np.mean([seed.columns["prediction"] for seed in arm.seeds], axis=0)
+        values[arm.init] = roc_auc_score(arm.seeds[0].columns["target"], score)
+        assert together[arm.init].score.value == pytest.approx(values[arm.init])
+        assert together[arm.init].score.low <= values[arm.init] <= together[arm.init].score.high
+        assert together[arm.init].members == 3
+    difference = together["pretrained"].difference
+    assert difference is not None
+    assert difference.value == pytest.approx(values["pretrained"] - values["scratch"])
+    assert {(row.p, row.overall) for row in table if row.members} == {(None, False)}
+    assert "pretrained, ensemble of 3 seeds" in to_text(table)
+
+
+def test_one_seed_is_no_ensemble_and_masks_are_one_only_where_they_were_tested(make_run: RunMaker) -> None:
+    runs = [
+        read_run(make_run("age", "regression", shots=(5,), seeds=1)),
+        read_run(make_run("tumour", "segmentation", shots=(5,), pictures=False)),
+    ]
+    assert not any(row.members for row in results.rows(results.settings(runs)))
 
 
 def test_the_error_of_a_regression_is_shown_by_band(make_run: RunMaker) -> None:
@@ -268,8 +295,10 @@ def test_csv_has_a_line_a_task_shots_init_and_metric(make_run: RunMaker) -> None
     table = results.rows(results.settings(runs))
     lines = list(csv.DictReader(io.StringIO(to_csv(table))))
     bands = {row.band for row in table if row.band}
-    assert len(lines) == 2 * 2 * 3 + 2 * 3 + 2 * 2 * len(bands)
-    keys = {(line["task"], line["training"], line["init"], line["metric"], line["band"]) for line in lines}
+    # The last four: two metrics of both ensembles of numbers.
+    assert len(lines) == 2 * 2 * 3 + 2 * 3 + 2 * 2 * len(bands) + 4
+    columns = ("task", "training", "init", "metric", "band", "of_seeds")
+    keys = {tuple(line[column] for column in columns) for line in lines}
     assert len(keys) == len(lines)
     first = next(x for x in lines if x["task"] == "tumour" and x["init"] == "pretrained" and x["shots"] == "5")
     assert float(first["low"]) <= float(first["mean"]) <= float(first["high"])
