@@ -53,6 +53,15 @@ class Predictions:
             return np.stack([self.columns[f"probability_{k}"] for k in range(classes)], axis=1)
         return np.stack([1.0 - self.columns["prediction"], self.columns["prediction"]], axis=1)
 
+    @property
+    def errors(self) -> np.ndarray:
+        """How far each case is from right: 1 - Dice, 1 - probability of the true class, or the absolute error."""
+        if self.kind == "segmentation":
+            return 1.0 - self.columns["dice"]
+        if self.kind == "regression":
+            return np.abs(self.columns["prediction"] - self.columns["target"])
+        return 1.0 - self.probabilities[np.arange(len(self)), self.columns["target"].astype(np.int64)]
+
     def metric(self, name: str) -> float:
         """A metric over all rows; nan where it is not defined, or a row holds no number."""
         if name in self.columns:

@@ -1,4 +1,4 @@
-"""Which test cases of a segmentation the report shows, and their pictures."""
+"""Which test cases the report shows, and their pictures: outlines of masks, or the middle of a scan and its numbers."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -8,9 +8,11 @@ from typing import Any
 import numpy as np
 
 from fomo_ssl.core.errors import RejectedScan
+from fomo_ssl.downstream.scores import Predictions
 from fomo_ssl.imaging.nifti import Volume, read
 from fomo_ssl.imaging.orientation import to_ras
 from fomo_ssl.report import pictures
+from fomo_ssl.report.planes import three_planes
 from fomo_ssl.report.results import Arm, Setting
 from fomo_ssl.report.runs import Unit
 
@@ -21,55 +23,65 @@ PICTURED = 3
 
 @dataclass(frozen=True)
 class CasePicture:
-    """A test case with outlines, and its Dice with both starts."""
+    """A test case as a picture, and what was predicted with both starts.
+
+    Attributes:
+        truth: class or number; None for segmentation.
+        value: Dice, the probability of the true class, or the number that was predicted.
+        twin_value: that of the from-scratch twin, where there is one.
+    """
 
     rank: str
     case: str
     method: str
-    dice: float
-    twin_dice: float | None
+    truth: float | None
+    value: float
+    twin_value: float | None
     address: str
 
 
 def draw_cases(setting: Setting) -> tuple[list[CasePicture], int]:
     """The worst, median and best cases of the first arm's first seed, and how many could not be drawn."""
-    if setting.kind != "segmentation":
-        return [], 0
     arm, drawn, lost = setting.arms[0], list[CasePicture](), 0
     twin = setting.twin(arm)
     for rank, entries in pictured(arm).items():
         for unit, entry in entries:
-            address = _draw(unit.folder, entry)
+            address = _outlined(unit.folder, entry) if "prediction" in entry else _middle(entry)
             if address is None:
                 lost += 1
                 continue
-            other = None if twin is None else _dice_in(twin, unit, entry["case"])
-            drawn.append(CasePicture(rank, entry["case"], arm.method, entry["dice"], other, address))
+            case, table = entry["case"], unit.predictions
+            truth = None if "target" not in table.columns else float(table.columns["target"][table.cases.index(case)])
+            other = None if twin is None else _value_in(twin, unit, case)
+            drawn.append(CasePicture(rank, case, arm.method, truth, _value(table, case), other, address))
     return drawn, lost
 
 
 def pictured(arm: Arm) -> dict[str, list[tuple[Unit, Mapping[str, Any]]]]:
     """The worst, the median and the best cases of an arm's first seed, each case once.
 
-    Each fold kept masks of its own cases; those at the extremes and nearest the median of all folds are shown. Runs
-    from before kept none of the median.
+    Each fold kept some of its own cases; those at the extremes and nearest the median of all folds are shown. Runs from
+    before kept none of the median, or of classes and numbers none at all.
     """
     first = min(unit.result["seed"] for unit in arm.units)
     units = [unit for unit in arm.units if unit.result["seed"] == first]
-    all_dice = np.concatenate([unit.predictions.columns["dice"] for unit in units])
-    distance = {"worst": lambda d: d, "best": lambda d: -d, "median": lambda d: abs(d - float(np.median(all_dice)))}
-    count = max(1, min(PICTURED, len(all_dice) // len(RANKS)))
+    all_errors = np.concatenate([unit.predictions.errors for unit in units])
+    middle = float(np.median(all_errors))
+    distance = {"worst": lambda e: -e, "best": lambda e: e, "median": lambda e: abs(e - middle)}
+    count = max(1, min(PICTURED, len(all_errors) // len(RANKS)))
     found: dict[str, list[tuple[Unit, Mapping[str, Any]]]] = {rank: [] for rank in RANKS}
     shown: set[str] = set()
     for rank in ("worst", "best", "median"):
         entries = [(unit, entry) for unit in units for entry in unit.result["pictures"].get(rank, ())]
-        fresh = [pair for pair in entries if pair[1]["case"] not in shown]
-        found[rank] = sorted(fresh, key=lambda pair: distance[rank](pair[1]["dice"]))[:count]
+        # A case that has lost its row is listed as missing.
+        kept = [(unit, entry) for unit, entry in entries if entry["case"] in unit.predictions.cases]
+        fresh = [pair for pair in kept if pair[1]["case"] not in shown]
+        found[rank] = sorted(fresh, key=lambda pair: distance[rank](_error(*pair)))[:count]
         shown |= {entry["case"] for _, entry in found[rank]}
     return found
 
 
-def _draw(folder: Path, entry: Mapping[str, Any]) -> str | None:
+def _outlined(folder: Path, entry: Mapping[str, Any]) -> str | None:
     """The picture of a case; None where a file has moved since or does not fit the others."""
     try:
         image, truth, prediction = (
@@ -87,10 +99,34 @@ def _classes(mask: Volume) -> np.ndarray:
     return classes
 
 
-def _dice_in(arm: Arm, unit: Unit, case: str) -> float | None:
-    """Dice of a case in the unit of another arm with the same split."""
+def _middle(entry: Mapping[str, Any]) -> str | None:
+    """The middle slices of a case's first scan; None where the file has moved since."""
+    try:
+        image = to_ras(read(Path(entry["image"])))
+    except RejectedScan:
+        return None
+    x, y, z = (size // 2 for size in image.data.shape)
+    return three_planes(image.data, image.spacing, (x, y, z))
+
+
+def _error(unit: Unit, entry: Mapping[str, Any]) -> float:
+    return float(unit.predictions.errors[unit.predictions.cases.index(entry["case"])])
+
+
+def _value(table: Predictions, case: str) -> float:
+    """What a caption says of a case, see `CasePicture`."""
+    row = table.cases.index(case)
+    if table.kind == "segmentation":
+        return float(table.columns["dice"][row])
+    if table.kind == "regression":
+        return float(table.columns["prediction"][row])
+    return 1.0 - float(table.errors[row])
+
+
+def _value_in(arm: Arm, unit: Unit, case: str) -> float | None:
+    """That of a case in the unit of another arm with the same split."""
     same = ("shots", "seed", "fold")
     for other in arm.units:
         if all(other.result[key] == unit.result[key] for key in same) and case in other.predictions.cases:
-            return float(other.predictions.columns["dice"][other.predictions.cases.index(case)])
+            return _value(other.predictions, case)
     return None

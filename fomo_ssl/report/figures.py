@@ -14,8 +14,8 @@ COLOURS = (
     *("#c44e52", "#4c9f9f", "#6b7f5c", "#a8703a", "#777777", "#d08fb0"),
 )
 """Of methods and datasets, in order; told apart by colour-blind readers (first four) and on black or white."""
-_NAMED = 4
-"""Lines that a legend inside a figure names."""
+_NAMED, _LONGEST = 4, 24
+"""Lines that a legend inside a figure names, and letters of the longest name."""
 
 
 @dataclass(frozen=True)
@@ -138,7 +138,8 @@ def _intervals(
 
 def _legend(ax: Any, **options: Any) -> None:
     """Names of the lines, where they leave room to see them; the page has a key of all methods."""
-    if 0 < len(ax.get_legend_handles_labels()[1]) <= _NAMED:
+    names = ax.get_legend_handles_labels()[1]
+    if 0 < len(names) <= _NAMED and max(map(len, names)) <= _LONGEST:
         ax.legend(**options)
 
 

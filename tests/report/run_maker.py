@@ -1,4 +1,7 @@
-"""Finished finetuning runs as files, written with the code that writes them, but with drawn predictions."""
+"""Finished finetuning runs as files, written with the code that writes them, but with drawn predictions.
+
+Pictures take longer than all else: cases of classes and numbers have them where a test asks.
+"""
 
 import csv
 import json
@@ -42,7 +45,7 @@ class RunMaker:
         encoder: str = "unet_t",
         task: str | None = None,
         skip: Sequence[str] = (),
-        pictures: bool = True,
+        pictures: bool | None = None,
         trained_on: Sequence[str] | None = None,
         cases: int = CASES,
     ) -> Path:
@@ -77,7 +80,7 @@ class RunMaker:
                     "seconds_training": 30.0,
                     "metrics": {m: {"value": table.metric(m)} for m in METRICS[kind]},
                     "pictures": self.pictures(run / "units" / unit, table)
-                    if pictures and kind == "segmentation"
+                    if (kind == "segmentation" if pictures is None else pictures)
                     else {},
                 }
                 self.unit_files(run / "units" / unit, table, result, level)
@@ -133,7 +136,7 @@ class RunMaker:
         (folder / "result.json").write_text(json.dumps(result))
 
     def pictures(self, folder: Path, table: Predictions) -> dict[str, list[dict[str, Any]]]:
-        order = np.argsort(-table.columns["dice"])
+        order = np.argsort(table.errors)
         found: dict[str, list[dict[str, Any]]] = {}
         chosen = {"best": order[:3], "median": order[len(order) // 2 - 1 :][:3], "worst": order[::-1][:3]}
         for which, rows in chosen.items():
@@ -143,10 +146,12 @@ class RunMaker:
             for row in map(int, rows):
                 name = table.cases[row]
                 image, label = self.case(name, row)
-                write(folder / "masks" / f"{name}.nii.gz", np.roll(_ball(label.shape), row % 4, axis=0), np.eye(4))
-                paths = {"image": str(image), "label": str(self.root / "labels" / f"{name}.nii.gz")}
-                dice = float(table.columns["dice"][row])
-                found[which].append({"case": name, "dice": dice, **paths, "prediction": f"masks/{name}.nii.gz"})
+                entry: dict[str, Any] = {"case": name, "image": str(image)}
+                if table.kind == "segmentation":
+                    write(folder / "masks" / f"{name}.nii.gz", np.roll(_ball(label.shape), row % 4, axis=0), np.eye(4))
+                    entry |= {"dice": float(table.columns["dice"][row]), "prediction": f"masks/{name}.nii.gz"}
+                    entry["label"] = str(self.root / "labels" / f"{name}.nii.gz")
+                found[which].append(entry)
         return found
 
     def case(self, name: str, seed: int) -> tuple[Path, np.ndarray]:
