@@ -93,6 +93,7 @@ def finetune(
             "status": "running",
             "kind": "finetune",
             "inits": sorted({*inits, *before.get("inits", ())}),  # the other arm may be asked for later
+            "task_path": None if task.root is None else str(task.root.resolve()),
             "recipe": description,
             "bundle_digest": weights,
             "data_fingerprint": digest({**known, **digests}),

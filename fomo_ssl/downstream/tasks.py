@@ -47,6 +47,7 @@ class Task:
         classes: number of classes (segmentation: with the background); 1 for regression.
         missing: what happened to sessions that lack a sequence.
         notes: what was inferred or left out, for the user to read.
+        root: folder or table that it was read from.
     """
 
     name: str
@@ -56,6 +57,7 @@ class Task:
     classes: int
     missing: Missing = "error"
     notes: tuple[str, ...] = ()
+    root: Path | None = None
 
     def __getitem__(self, name: str) -> Case:
         return self._by_name[name]
@@ -142,7 +144,7 @@ def load_task(
     classes = raw.classes or count_classes([case.label for case in cases], of_kind)
     for case in cases if of_kind == "classification" else ():
         check_class(int(case.label), classes, raw.root / case.name)  # type: ignore[arg-type]
-    return Task(raw.name, of_kind, entries, tuple(cases), classes, policy, tuple(notes))
+    return Task(raw.name, of_kind, entries, tuple(cases), classes, policy, tuple(notes), raw.root)
 
 
 def find_kind(path: str | Path) -> Kind:

@@ -10,6 +10,7 @@ from fomo_ssl.downstream import scores
 from fomo_ssl.downstream.scores import Predictions
 from fomo_ssl.report.names import method_names
 from fomo_ssl.report.runs import INITS, Ensemble, Run, Unit
+from fomo_ssl.report.tasks import task_names
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,7 @@ class Setting:
     """A task with an amount of training data, and every method that was tested there on the same cases.
 
     Attributes:
+        task: its name, see `task_names`.
         shots: training subjects; 0 for cross-validation.
         label: `5 shots` or `5-fold cross-validation`.
     """
@@ -100,7 +102,7 @@ def settings(runs: Sequence[Run]) -> list[Setting]:
 
     Runs with the same test cases and labels share a setting; those with others are kept apart.
     """
-    names = method_names(runs)
+    names, tasks = method_names(runs), task_names(runs)
     groups: dict[tuple[str, str, bool, int, str, tuple[str, ...], tuple[float, ...]], list[Arm]] = {}
     for run in runs:
         for (shots, init), units in _arms(run).items():
@@ -111,7 +113,7 @@ def settings(runs: Sequence[Run]) -> list[Setting]:
             label = f"{shots} shot{'s' if shots > 1 else ''}" if shots else f"{run.folds}-fold cross-validation"
             table = next(iter(tables.values()))
             labels = tuple(table.columns.get("target", np.empty(0)).tolist())
-            key = (first["task"], first["kind"], not shots, shots, label, table.cases, labels)
+            key = (tasks[str(run.path)], first["kind"], not shots, shots, label, table.cases, labels)
             groups.setdefault(key, []).append(Arm(run, names[str(run.path), init], init, units, tables))
     return [
         Setting(task, kind, shots, label, arms)

@@ -9,6 +9,7 @@ import numpy as np
 from fomo_ssl.downstream.checks import some
 from fomo_ssl.report.results import Arm, Setting
 from fomo_ssl.report.runs import INITS, Run, Unit
+from fomo_ssl.report.tasks import task_names
 from fomo_ssl.training.record import changes
 
 
@@ -33,10 +34,18 @@ def failures(runs: Sequence[Run], found: Sequence[Setting]) -> list[Failure]:
         for arm in setting.arms:
             if arm.init == "pretrained" and setting.twin(arm) is None:
                 alone.setdefault(str(arm.run.path), []).append(setting.label)
+    tasks = task_names(runs)
+    of_task: dict[tuple[object, object], list[Run]] = {}
+    for run in runs:
+        of_task.setdefault((tasks[str(run.path)], run.recipe.get("task_kind")), []).append(run)
+    others = {str(run.path): group for group in of_task.values() for run in group}
     return [
         failure
         for run in runs
-        for failure in (*_of_run(run, alone.get(str(run.path), [])), *_not_compared(run, runs, found))
+        for failure in (
+            *_of_run(run, alone.get(str(run.path), [])),
+            *_not_compared(run, others[str(run.path)], found),
+        )
     ]
 
 
@@ -61,7 +70,7 @@ def _of_run(run: Run, without_twin: Sequence[str]) -> Iterator[Failure]:
 
 
 def _not_compared(run: Run, runs: Sequence[Run], found: Sequence[Setting]) -> Iterator[Failure]:
-    """Runs that were trained on the tested datasets and are no control of this one, which was not; and why."""
+    """Of a run that was not trained on the tested datasets: those of its task that were and are no control; and why."""
     reasons: dict[str, list[str]] = {}
     for setting in found:
         for arm in setting.arms:
@@ -69,7 +78,7 @@ def _not_compared(run: Run, runs: Sequence[Run], found: Sequence[Setting]) -> It
                 continue
             compared = {control.run.trained_on for control in setting.controls(arm)}
             for other in runs:
-                if _task(other) == _task(run) and other.trained_on not in compared and _saw(other, arm):
+                if other.trained_on not in compared and _saw(other, arm):
                     reason = f"not with {other.path}, {_why_not(setting, arm, other, found)}"
                     reasons.setdefault(reason, []).append(setting.label)
     for reason, labels in reasons.items():
@@ -100,10 +109,6 @@ def _different(run: Run, other: Run) -> list[str]:
     return [name for name in changes(run.recipe, other.recipe) if name != "bundle"]
 
 
-def _task(run: Run) -> tuple[object, object]:
-    return run.recipe.get("task"), run.recipe.get("task_kind")
-
-
 def _saw(run: Run, arm: Arm) -> bool:
     """Whether a run was trained on datasets that an arm is tested on."""
     return bool(arm.tested_on & set(run.trained_on))
@@ -111,7 +116,7 @@ def _saw(run: Run, arm: Arm) -> bool:
 
 def _other_training(run: Run, other: Run) -> bool:
     """Whether two runs of one task, whose cases have named datasets, had other training cases in a split."""
-    if _task(run) != _task(other) or not any(name for unit in run.units for name in unit.predictions.datasets):
+    if not any(name for unit in run.units for name in unit.predictions.datasets):
         return False
     mine, theirs = ({_split_name(split): split.get("train") for split in r.splits} for r in (run, other))
     return any(mine[name] != theirs[name] for name in mine.keys() & theirs.keys())

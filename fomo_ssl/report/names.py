@@ -1,39 +1,41 @@
 """What a report calls its methods: as short as can be, with different things named differently."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from fomo_ssl.report.runs import INITS, Run
+from fomo_ssl.report.tasks import task_names
 
 
 def method_names(runs: Sequence[Run]) -> dict[tuple[str, str], str]:
     """What to call each arm of each run (path, init): as short as it can be with different things named differently."""
     encoders, bundles = _encoders(runs), _bundles(runs)
+    tasks = task_names(runs)
     names: dict[tuple[str, str], str] = {}
     called: Counter[tuple[object, ...]] = Counter()
     folders = Counter(run.path.name for run in runs)
-    domains = _domains(runs)
+    domains = _domains(runs, tasks)
     for run in runs:
         for init in {unit.init for unit in run.units}:
             detail = bundles[str(run.bundle)] if init == "pretrained" else encoders[str(run.path)]
             alike = len(bundles if init == "pretrained" else set(encoders.values())) < 2
             names[str(run.path), init] = (init if alike else f"{init} {detail}") + domains[str(run.path)]
-            called[_same_task(run), names[str(run.path), init]] += 1
+            called[_task(run, tasks), names[str(run.path), init]] += 1
     for run in runs:
         for init in INITS:
             key = (str(run.path), init)
-            if called[_same_task(run), names.get(key)] > 1:  # same start, other values of training
+            if called[_task(run, tasks), names.get(key)] > 1:  # same start, other values of training
                 names[key] += f" ({run.path.name if folders[run.path.name] == 1 else run.path})"
     return names
 
 
-def _domains(runs: Sequence[Run]) -> dict[str, str]:
+def _domains(runs: Sequence[Run], tasks: Mapping[str, str]) -> dict[str, str]:
     """What each run (path) was trained on, where runs of one task were trained on different datasets; else nothing."""
     of_task: dict[object, set[tuple[str, ...]]] = {}
     for run in runs:
         if run.trained_on:
-            of_task.setdefault(_same_task(run), set()).add(run.trained_on)
+            of_task.setdefault(_task(run, tasks), set()).add(run.trained_on)
     # In all tasks or in none: a method keeps its name from one to the next.
     differ = any(len(domains) > 1 for domains in of_task.values())
     return {
@@ -68,8 +70,8 @@ def _plain(value: object) -> str:
     return "-".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 
-def _same_task(run: Run) -> tuple[str, str, int]:
-    return str(run.recipe.get("task")), str(run.recipe.get("task_kind")), run.folds
+def _task(run: Run, tasks: Mapping[str, str]) -> tuple[str, str, int]:
+    return tasks[str(run.path)], str(run.recipe.get("task_kind")), run.folds
 
 
 def bundle_name(run: Run) -> str:
