@@ -99,6 +99,7 @@ def run_finetuning(config: Mapping[str, Any]) -> Path:
         "parallel": None if config["parallel"] is None else integer(config["parallel"], "parallel"),
         "threads": integer(config["threads"], "threads"),
         "grad_checkpointing": boolean(config["grad_checkpointing"], "grad_checkpointing"),
+        "compiled": boolean(config["compile"], "compile"),
         "ensemble": boolean(config["ensemble"], "ensemble"),
     }
     scratch = boolean(config["scratch"], "scratch")

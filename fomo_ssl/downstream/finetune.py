@@ -42,6 +42,7 @@ def finetune(
     parallel: int | None = None,
     threads: int = 1,
     grad_checkpointing: bool = False,
+    compiled: bool = False,
     ensemble: bool = False,
 ) -> list[Row]:
     """Run every unit and write `run/units/…`, `splits.json`, `summary.json` and `run.json`.
@@ -58,17 +59,19 @@ def finetune(
             one on two cores, and the results are the same.
         threads: CPU threads of a unit; more than 1 changes results in the last bits.
         grad_checkpointing: recompute activations in the backward pass: less memory, slower steps, the same result.
+        compiled: compile the network's blocks: slow first steps of every unit, then faster ones on a GPU.
         ensemble: test the seeds of a segmentation together too, as `predict` averages them; other kinds need no test.
 
     Raises:
         BundleError, RejectedScan, TaskError: input that cannot be used.
+        ConfigError: `compiled` of a network that has no block to compile.
         RunError: the folder holds another run, or one of a bundle that was replaced since, or a process died.
         KeyboardInterrupt, SystemExit: after SIGINT, and with 143 after SIGTERM; finished units stay.
     """
     for split in splits if recipe.early_stopping else ():
         hold_out(task, split, recipe.hold_out)  # says before anything is trained that there are too few
     plan = _plan(task, run, recipe, bundle, encoder, encoder_args or {})
-    plan = replace(plan, grad_checkpointing=grad_checkpointing)
+    plan = replace(plan, grad_checkpointing=grad_checkpointing, compile=compiled)
     inits = [*(["pretrained"] if bundle else []), *(["scratch"] if scratch or not bundle else [])]
     units = [Unit(split, init) for split in splits for init in inits]  # type: ignore[arg-type]
     description = _describe(plan, splits)
@@ -163,6 +166,7 @@ def _describe(plan: Plan, splits: Sequence[Split]) -> dict[str, Any]:
         "training": asdict(plan.recipe),
         "test": sorted({name for split in splits for name in split.test}),
         "notes": list(plan.task.notes),
+        **({"compile": True} if plan.compile else {}),  # runs from before do not say
     }
 
 

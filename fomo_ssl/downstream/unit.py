@@ -40,6 +40,7 @@ from fomo_ssl.encoders import Encoder
 from fomo_ssl.imaging.canonical import CanonicalSpec
 from fomo_ssl.layers.lora import add_lora, merge_lora
 from fomo_ssl.layers.recompute import set_grad_checkpointing
+from fomo_ssl.training.compiling import as_compiled, compile_regions
 from fomo_ssl.training.trainer import build_trainer, choose_precision, quiet
 
 Init = Literal["pretrained", "scratch"]
@@ -55,6 +56,7 @@ class Plan:
         canonical: the canonical form of the cases.
         crop: voxels of the network's input.
         grad_checkpointing: recompute activations in the backward pass.
+        compile: compile the network's blocks.
     """
 
     task: Task
@@ -66,6 +68,7 @@ class Plan:
     canonical: CanonicalSpec
     crop: Triple
     grad_checkpointing: bool = False
+    compile: bool = False
 
     def example(self, name: str, cache: MutableMapping[str, Example]) -> Example:
         """A case in memory, read at its first use.
@@ -114,7 +117,8 @@ def run_unit(
     curve, best_step = fit(plan, unit, model, train, cache, on_step)
     trained = time.perf_counter()
     examples = [plan.example(name, cache) for name in unit.split.test]
-    predictions, masks = predict_examples(model, examples, plan.recipe.tolerance)
+    with as_compiled(model):
+        predictions, masks = predict_examples(model, examples, plan.recipe.tolerance)
     tested = time.perf_counter()
     write_text(folder / "curve.csv", _curve_csv(curve))
     write_text(folder / "predictions.csv", scores.to_csv(predictions))
@@ -218,7 +222,8 @@ def fit(
     validation = [plan.example(name, cache) for name in unit.split.validation]
 
     def validate(current: TaskModel) -> tuple[float, float]:
-        scored = predict_examples(current, validation, recipe.tolerance)[0]
+        with as_compiled(current):
+            scored = predict_examples(current, validation, recipe.tolerance)[0]
         return scored.metric(METRICS[plan.task.kind][0]), validation_loss(scored, model.spec.target_std)
 
     stopping = EarlyStopping(recipe.patience) if recipe.early_stopping else None
@@ -226,6 +231,9 @@ def fit(
         start = torch.Generator().manual_seed(sample_key(seed, 0, "lora"))
         add_lora(model.encoder, recipe.lora_rank, recipe.lora_alpha, start)
     set_grad_checkpointing(model, plan.grad_checkpointing)
+    if plan.compile:
+        torch.compiler.reset()  # the graphs of units before would count against the number that one block may have
+        compile_regions(model)
     module = FinetuneModule(model, recipe, validate if validation else None, stopping, on_step)
     with quiet(), forked_generators():
         # Drop-path and dropout draw from the global generator.
