@@ -56,16 +56,14 @@ class Predictions:
     @property
     def errors(self) -> np.ndarray:
         """How far each case is from right: 1 - Dice, 1 - probability of the true class, or the absolute error."""
+        errors: np.ndarray
         if self.kind == "regression":
-            return np.abs(self.columns["prediction"] - self.columns["target"])
-        given = self.columns["dice"] if self.kind == "segmentation" else self._given()
-        errors: np.ndarray = 1.0 - given
+            errors = np.abs(self.columns["prediction"] - self.columns["target"])
+        elif self.kind == "segmentation":
+            errors = 1.0 - self.columns["dice"]
+        else:
+            errors = 1.0 - self.probabilities[np.arange(len(self)), self.columns["target"].astype(np.int64)]
         return errors
-
-    def _given(self) -> np.ndarray:
-        """The probability of each case's true class."""
-        given: np.ndarray = self.probabilities[np.arange(len(self)), self.columns["target"].astype(np.int64)]
-        return given
 
     def metric(self, name: str) -> float:
         """A metric over all rows; nan where it is not defined, or a row holds no number."""

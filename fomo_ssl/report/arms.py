@@ -92,7 +92,7 @@ class Setting:
         found: dict[tuple[str, ...], Arm] = {}
         for other in self.arms:
             seeds = arm.tables.keys() & other.tables.keys()
-            if other.init == "scratch" and other.in_domain and seeds and arm.run.same_values(other.run):
+            if other.init == "scratch" and other.in_domain and seeds and not arm.run.other_values(other.run):
                 found.setdefault(other.run.trained_on, other)
         return list(found.values())
 

@@ -10,7 +10,6 @@ from fomo_ssl.downstream.checks import some
 from fomo_ssl.report.results import Arm, Setting
 from fomo_ssl.report.runs import INITS, Run, Unit
 from fomo_ssl.report.tasks import task_names
-from fomo_ssl.training.record import changes
 
 
 @dataclass(frozen=True)
@@ -100,13 +99,9 @@ def _why_not(setting: Setting, arm: Arm, other: Run, found: Sequence[Setting]) -
         return "which has no from-scratch units finished there"
     if not of_setting:
         return "which was tested on other cases: give both runs the same test_on and n_test"
-    if not arm.run.same_values(other):
-        return f"which has other values of {', '.join(_different(arm.run, other))}"
+    if different := arm.run.other_values(other):
+        return f"which has other values of {', '.join(different)}"
     return "with which it has no seed in common"
-
-
-def _different(run: Run, other: Run) -> list[str]:
-    return [name for name in changes(run.recipe, other.recipe) if name != "bundle"]
 
 
 def _saw(run: Run, arm: Arm) -> bool:

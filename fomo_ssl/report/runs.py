@@ -3,7 +3,7 @@
 import csv
 import glob
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -105,12 +105,28 @@ class Run:
         """
         splits, others = ({(s["shots"], s["seed"], s["fold"]): s for s in run.splits} for run in (self, other))
         alike = all(splits[key] == others[key] for key in splits.keys() & others.keys())
-        return alike and self.same_values(other)
+        return alike and not self.other_values(other)
 
-    def same_values(self, other: "Run") -> bool:
-        """Whether another run had the same network, values of training and test cases, whoever was trained on."""
-        mine, theirs = ({k: v for k, v in run.recipe.items() if k != "bundle"} for run in (self, other))
-        return mine == theirs
+    def other_values(self, other: "Run") -> list[str]:
+        """Names of the values in which another run differs, whoever was trained on: of the network, training and test.
+
+        The bundle is none of them.
+        """
+        mine, theirs = dict(_leaves(self.recipe)), dict(_leaves(other.recipe))
+        names = sorted(mine.keys() | theirs.keys())
+        return [name for name in names if name != "bundle" and mine.get(name, _NONE) != theirs.get(name, _NONE)]
+
+
+_NONE = object()
+
+
+def _leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Plain values under dotted names."""
+    for name, value in values.items():
+        if isinstance(value, Mapping) and value:
+            yield from _leaves(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
 
 
 def find_runs(patterns: Sequence[str]) -> list[Run]:
