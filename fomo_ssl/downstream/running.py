@@ -53,7 +53,9 @@ def run_units(
     processes = _processes(parallel, len(units))
     together = _one_by_one if processes == 1 else _side_by_side
     first = units[0]
-    bar = _StepBar(done, len(units), *((plan.recipe.steps, "steps") if isinstance(first, Unit) else _cases(first)))
+    steps = plan.recipe.steps if isinstance(first, Unit) else len(first.cases)
+    what, of = ("units", "steps") if isinstance(first, Unit) else ("ensembles", "cases")
+    bar = _StepBar(done, len(units), steps, what, of)
     try:
         # Closed at once where a signal comes while a line is printed: the processes would be waited for at the end.
         with (
@@ -65,17 +67,13 @@ def run_units(
                 bar.progress.console.print(describe(result), highlight=False)
                 bar.finish_unit()
     except (KeyboardInterrupt, SystemExit):
-        where = f"{bar.finished} of {done + len(units)} units"
+        where = f"{bar.finished} of {done + len(units)} {what}"
         print(f"stopped after {where}; continue with resume=auto", file=sys.stderr)
         raise
 
 
 def _run(plan: Plan, job: Job, cache: dict[str, Example], on_step: Callable[[int], None]) -> Result:
     return run_unit(plan, job, cache, on_step) if isinstance(job, Unit) else run_ensemble(plan, job, cache, on_step)
-
-
-def _cases(ensemble: Ensemble) -> tuple[int, str]:
-    return len(ensemble.cases), "cases"
 
 
 def _processes(parallel: int | None, units: int) -> int:
@@ -183,10 +181,10 @@ class _StepBar:
         finished: units, those of before included.
     """
 
-    def __init__(self, done: int, units: int, steps: int, of: str) -> None:
+    def __init__(self, done: int, units: int, steps: int, what: str, of: str) -> None:
         self.finished, self._done, self._steps = done, done, steps
         self.progress = Progress(
-            TextColumn("{task.fields[finished]}/{task.fields[units]} units"),
+            TextColumn(f"{{task.fields[finished]}}/{{task.fields[units]}} {what}"),
             BarColumn(),
             TextColumn(f"{{task.completed:.0f}}/{{task.total:.0f}} {of}"),
             TimeElapsedColumn(),

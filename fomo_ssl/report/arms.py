@@ -32,10 +32,10 @@ class Arm:
 
     @cached_property
     def ensemble(self) -> Ensemble | None:
-        """All seeds as one model; None of one seed, and of masks that were not tested so."""
-        if len(self.tables) < 2:
-            return None
+        """All seeds as one model; None of one seed, of seeds with other test cases, and of masks not tested so."""
         first = self.seeds[0]
+        if len(self.tables) < 2 or any(table.cases != first.cases for table in self.seeds):
+            return None
         if first.kind != "segmentation":
             return Ensemble(list(self.tables), scores.ensemble(self.seeds))
         shots = 0 if self.run.folds else int(self.units[0].result["shots"])
