@@ -18,7 +18,7 @@ from fomo_ssl.corpus.layouts import ScanRow
 from fomo_ssl.corpus.openmind import masks_of_images
 from fomo_ssl.imaging.container import members, place_of
 from fomo_ssl.imaging.masks import read_mask, strip
-from fomo_ssl.imaging.nifti import Volume, file_stem, is_image_name
+from fomo_ssl.imaging.nifti import MAX_CLAIMED, Volume, file_stem, is_image_name
 
 KINDS = ("brain", "anatomy", "deface")
 TABLE = "openmind"
@@ -84,8 +84,12 @@ def find_masks(
     return found, {kind: rule for kind, rule in rules.items() if rule is not None and kind in used}
 
 
-def use_masks(volume: Volume, source: Path, masks: Sequence[Mask]) -> tuple[Volume, np.ndarray | None]:
+def use_masks(
+    volume: Volume, source: Path, masks: Sequence[Mask], *, max_voxels: int = MAX_CLAIMED
+) -> tuple[Volume, np.ndarray | None]:
     """A scan with its masks used on it, and which of its voxels count; None where nothing was said of that.
+
+    A mask that claims more than `max_voxels` is refused before memory is asked for.
 
     Raises:
         RejectedScan: BAD_MASK, a mask that cannot be used.
@@ -93,7 +97,7 @@ def use_masks(volume: Volume, source: Path, masks: Sequence[Mask]) -> tuple[Volu
     valid: np.ndarray | None = None
     for mask in masks:
         try:
-            inside, notes = read_mask(source / mask.path, volume)
+            inside, notes = read_mask(source / mask.path, volume, max_voxels=max_voxels)
         except RejectedScan as error:
             raise RejectedScan(error.reason, f"{mask.kind} mask {mask.path}: {error.detail}") from error
         if mask.kind == "brain":

@@ -99,7 +99,7 @@ def _series(job: Job, path: Path) -> list[Outcome]:
 
 def _accepted(job: Job, row: ScanRow, volume: Volume, digest: str) -> Outcome:
     check_slices(volume, job.min_slices)
-    volume, valid = use_masks(volume, job.source, job.masks)
+    volume, valid = use_masks(volume, job.source, job.masks, max_voxels=job.max_voxels)
     canonical = canonicalise(volume, job.spec, valid)
     extra = {
         "source_bytes": job.source_bytes,

@@ -6,7 +6,7 @@ import numpy as np
 
 from fomo_ssl.core.errors import Reason, RejectedScan
 from fomo_ssl.imaging.intensity import LOW_QUANTILE
-from fomo_ssl.imaging.nifti import Volume, read
+from fomo_ssl.imaging.nifti import MAX_CLAIMED, Volume, read
 from fomo_ssl.imaging.orientation import axis_order, to_ras
 from fomo_ssl.imaging.resample import resample_to
 
@@ -15,19 +15,24 @@ _SAME_GRID = 0.5
 _RESAMPLED = "on another grid, resampled"
 
 
-def read_mask(path: str | Path, like: Volume) -> tuple[np.ndarray, tuple[str, ...]]:
+def read_mask(path: str | Path, like: Volume, *, max_voxels: int = MAX_CLAIMED) -> tuple[np.ndarray, tuple[str, ...]]:
     """Where a mask holds, bool on the grid of `like` (x, y, z), and what had to be done for that.
 
     The same grid is taken as it is, in any order and direction of its axes; any other is resampled by nearest neighbour
     in scanner space, and voxels outside of it are outside the mask. Values are 0 and one other, or shares from 0 to 1,
     of which 0.5 and more is inside.
 
+    Args:
+        path: the mask, as for `imaging.nifti.read`.
+        like: the scan.
+        max_voxels: refuse larger masks before asking for memory.
+
     Raises:
-        RejectedScan: BAD_MASK: no image, no mask, nothing of it on the scan's grid, or the scan's shape with an affine
-            that lies elsewhere, which one of the two headers must have wrong.
+        RejectedScan: BAD_MASK: no image, too large, no mask, nothing of it on the scan's grid, or the scan's shape with
+            an affine that lies elsewhere, which one of the two headers must have wrong.
     """
     try:
-        mask = read(path)
+        mask = read(path, max_voxels=max_voxels)
     except RejectedScan as error:
         raise RejectedScan(Reason.BAD_MASK, f"{error.reason.value}: {error.detail}", where=path) from error
     inside = Volume(_inside(mask.data, path), mask.affine)

@@ -194,6 +194,20 @@ def test_a_mask_that_cannot_be_used_sends_its_scan_to_quarantine_until_it_is_put
     assert contents(store) == contents(tmp_path / "whole")
 
 
+def test_a_mask_may_claim_no_more_than_a_scan(source: Path, tmp_path: Path, contents):
+    mask, volume = source / T1.replace(".nii", "_face.nii"), read(source / T1)
+    fine = volume.affine @ np.diag([0.5, 0.5, 0.5, 1.0])
+    write(mask, np.kron(front(volume), np.ones((2, 2, 2))).astype(np.uint8), fine)
+    store, most = tmp_path / "store", 4 * volume.data.size
+    assert preprocess(source, store, SPEC, masks=RULES, max_voxels=most).rejected == {"bad_mask": 1, "not_nifti": 1}
+    lines = {line["path"]: line for line in csv.DictReader((store / "quarantine.csv").read_text().splitlines())}
+    assert lines[T1]["detail"].startswith("deface mask sub_1/ses_1/t1_face.nii.gz: too_large: header claims")
+    # More is allowed now: the scan is tried again.
+    assert preprocess(source, store, SPEC, masks=RULES, max_voxels=2 * most).rejected == {"not_nifti": 1}
+    preprocess(source, tmp_path / "whole", SPEC, masks=RULES)
+    assert contents(store) == contents(tmp_path / "whole")
+
+
 def test_the_mask_of_a_series_is_tried_again_whatever_became_of_its_other_volumes(tmp_path: Path, make_ball):
     volume, path = make_ball(2), tmp_path / "source/sub_1/ses_1/dwi.nii.gz"
     path.parent.mkdir(parents=True)

@@ -1,5 +1,6 @@
 """Masks on the scan's grid, on other grids, and those that cannot be used."""
 
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -89,6 +90,19 @@ def test_what_is_no_mask_of_the_scan_is_refused_with_the_reason(tmp_path: Path, 
             read_mask(path, scan)
         assert caught.value.reason == Reason.BAD_MASK
         assert str(path) in str(caught.value)
+
+
+def test_a_mask_that_claims_too_much_is_refused_before_memory_is_asked_for(tmp_path: Path, scan: Volume):
+    path = saved(tmp_path / "m.nii.gz", np.zeros((160, 160, 160), np.uint8))
+    assert path.stat().st_size < 100_000
+    tracemalloc.start()
+    with pytest.raises(RejectedScan, match=r"too_large: header claims \(160, 160, 160\)") as caught:
+        read_mask(path, scan, max_voxels=160**3 - 1)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert caught.value.reason == Reason.BAD_MASK
+    assert peak < 160**3
+    assert not read_mask(path, scan, max_voxels=160**3)[0].any()
 
 
 def test_a_stripped_scan_is_empty_outside_and_itself_inside(scan: Volume, front: np.ndarray):
