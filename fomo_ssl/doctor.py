@@ -149,11 +149,11 @@ def check_disk(folder: Path, free: int) -> Row:
 
 
 def check_shared_memory(size: int | None) -> Row:
-    """`/dev/shm`, through which loader workers hand over batches; containers give 64 MB unless told otherwise."""
+    """`/dev/shm`, through which NCCL exchanges between GPUs; containers give 64 MB unless told otherwise."""
     if size is None:
         return Row("shared memory", Level.OK, "no /dev/shm on this system")
     few = size < _GB
-    way_out = "start the container with --shm-size=8g or --ipc=host, or set data.workers=0" if few else ""
+    way_out = "for several GPUs start the container with --shm-size=8g or --ipc=host; batches need none" if few else ""
     return Row("shared memory", Level.WARN if few else Level.OK, f"{size / _GB:.2f} GB in /dev/shm", way_out)
 
 

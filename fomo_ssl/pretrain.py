@@ -215,6 +215,7 @@ def build_data(values: Mapping[str, Any]) -> "DataConfig":
     if sequences is not None and not isinstance(sequences, list | tuple):
         raise ConfigError(f"data.sequences={sequences} is no list", way_out=f"Give data.sequences=[{sequences}]")
     held_out = values["held_out"]
+    transport: Any = choice(values["transport"], "data.transport", ("auto", "ring", "queue", "spawn"))
     return DataConfig(
         held_out=held_out if type(held_out) is int else number(held_out, "data.held_out"),
         sequences=None if sequences is None else tuple(sequences),
@@ -223,6 +224,7 @@ def build_data(values: Mapping[str, Any]) -> "DataConfig":
         exclude=None if values["exclude"] is None else path(values["exclude"], "data.exclude"),
         crops_per_scan=integer(values["crops_per_scan"], "data.crops_per_scan"),
         workers=integer(values["workers"], "data.workers", 0),
+        transport=transport,
         max_unreadable=integer(values["max_unreadable"], "data.max_unreadable", 0),
     )
 

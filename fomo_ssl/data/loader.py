@@ -1,4 +1,4 @@
-"""From requests to batches of stored integers: workers divide the range of samples and decide nothing.
+"""Batches of stored integers, read ahead by worker processes: they divide the range of samples and decide nothing.
 
 A scan that cannot be read is replaced by another draw, which is a function of (seed, sample) as well; every such scan
 is reported, and too many of them end the loop.
@@ -9,22 +9,27 @@ import gc
 import math
 import signal
 import sys
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
-from jaxtyping import Int16, Int64
+from jaxtyping import Int16
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from fomo_ssl.core.errors import RunError, StoreError
-from fomo_ssl.core.seeding import numpy_generator, sample_key
-from fomo_ssl.core.types import CropBatch, Triple
+from fomo_ssl.core.errors import ConfigError, RunError, StoreError
+from fomo_ssl.core.types import CropBatch
 from fomo_ssl.corpus.store import Store
-from fomo_ssl.data.index import ScanIndex
+from fomo_ssl.data.batch import read_crops, to_batch
 from fomo_ssl.data.ring import Ring
-from fomo_ssl.data.sampling import Request, Sampler, origin_range
+from fomo_ssl.data.sampling import Request, Sampler
+
+Transport = Literal["auto", "ring", "queue", "spawn"]
+"""How crops come from worker processes. `ring`: forked ones write into memory that all share; `queue`: forked ones send
+them through the DataLoader's queue, as bytes; `spawn`: so do fresh ones, which share nothing. `auto` is `ring` on
+Linux, and `spawn` where fork is missing or unsafe."""
 
 ATTEMPTS = 4
 """Draws for one sample before the store as a whole is called unreadable."""
@@ -52,71 +57,12 @@ class UnreadableScan:
 class _Raw:
     """What a worker sends: everything of a batch but the crops, which stay in the ring where there is one.
 
-    NumPy arrays travel as bytes; each torch tensor would travel as a file in /dev/shm.
+    NumPy arrays travel as bytes; each torch tensor would travel as a file in /dev/shm, which may be too small.
     """
 
     requests: list[Request]
     unreadable: list[UnreadableScan]
-    images: list[Int16[Tensor, "b 1 x y z"]] | None = field(default=None)
-
-
-def read_crops(
-    store: Store,
-    requests: Mapping[int, Request],
-    images: list[Int16[Tensor, "b 1 x y z"]],
-    flagged: bool,
-) -> dict[int, StoreError]:
-    """Read the crops of some requests into their places of a batch, each scan once, however many crops it gives.
-
-    Args:
-        store: where crops are read.
-        requests: by their place in the batch.
-        images: the batch, a tensor per view.
-        flagged: leave the flags of voxels that do not count.
-
-    Returns:
-        What went wrong, naming the file, by place; such a place holds no crops.
-    """
-    arrays = [image.numpy()[:, 0] for image in images]
-    wanted: dict[int, list[tuple[int, Triple, np.ndarray]]] = {}
-    for place, request in requests.items():
-        for array, row, origin in zip(arrays, request.rows, request.origins, strict=True):
-            wanted.setdefault(row, []).append((place, origin, array[place]))
-    failed: dict[int, StoreError] = {}
-    for row, crops in wanted.items():
-        places, origins, targets = zip(*crops, strict=True)
-        try:
-            store.read_crops(row, origins, targets, flagged=flagged)
-        except StoreError:
-            # A scan may be damaged in part: what becomes of a sample must not depend on the others of its batch.
-            for place, origin, target in zip(places, origins, targets, strict=True):
-                try:
-                    store.read_crops(row, [origin], [target], flagged=flagged)
-                except StoreError as error:
-                    failed[place] = error
-    return failed
-
-
-def to_batch(
-    index: ScanIndex, requests: list[Request], images: list[Int16[Tensor, "b 1 x y z"]], flagged: bool
-) -> CropBatch:
-    """A batch of crops that were read, with what the index knows of their scans."""
-    rows = np.array([request.rows for request in requests], dtype=np.int64).T
-    origins = np.array([request.origins for request in requests], dtype=np.int64).transpose(1, 0, 2)
-    return CropBatch(
-        images=images,
-        scale=torch.from_numpy(index.scale[rows]),
-        offset=torch.from_numpy(index.offset[rows]),
-        origins=torch.from_numpy(origins.copy()),
-        keys=torch.tensor([request.key for request in requests], dtype=torch.int64),
-        indices=torch.tensor([request.index for request in requests], dtype=torch.int64),
-        rows=torch.from_numpy(rows.copy()),
-        spacing=torch.from_numpy(index.spacing[rows[0]]),
-        sequences=torch.from_numpy(index.sequence_class[rows]),
-        paired=torch.tensor([request.paired for request in requests]),
-        # Known here without a look at the voxels: most batches of a mixed corpus are spared the work.
-        flagged=flagged and bool(index.flagged[rows].any()),
-    )
+    images: list[Int16[np.ndarray, "b 1 x y z"]]
 
 
 class _Batches(Dataset[_Raw | StoreError]):
@@ -134,7 +80,7 @@ class _Batches(Dataset[_Raw | StoreError]):
         first = self.start + k * self.stride
         samples = range(first, min(first + self.batch_size, self.stop))
         images = self.ring.views(k, len(samples)) if self.ring else self.empty(len(samples))
-        raw = _Raw([], [], None if self.ring else images)
+        raw = _Raw([], [], [] if self.ring else [image.numpy() for image in images])
         requests, waiting = dict[int, Request](), dict(enumerate(samples))
         for attempt in range(ATTEMPTS):
             asked = {place: self.sampler.request(sample, attempt) for place, sample in waiting.items()}
@@ -157,9 +103,9 @@ class _Batches(Dataset[_Raw | StoreError]):
 
 
 class CropLoader(DataLoader[CropBatch]):
-    """A `DataLoader` of whole batches whose workers write into a ring of shared memory.
+    """A `DataLoader` of whole batches, whose workers write into a ring of shared memory where that is the transport.
 
-    With workers, the crops of a batch stay as they are until `KEPT` - 1 more batches were taken: copy what you keep.
+    In a ring, the crops of a batch stay as they are until `KEPT` - 1 more batches were taken: copy what you keep.
 
     Attributes:
         on_unreadable: called in the main process for each scan that could not be read.
@@ -169,25 +115,24 @@ class CropLoader(DataLoader[CropBatch]):
         self,
         batches: _Batches,
         workers: int,
+        transport: Transport,
         pin_memory: bool,
         on_unreadable: Callable[[UnreadableScan], None] | None,
     ) -> None:
-        # Forked workers share the ring and the index's pages; elsewhere fork is unsafe or missing, everything pickles,
-        # and crops travel through the queue.
-        forks = sys.platform == "linux"
+        chosen = choose_transport(transport)
         super().__init__(
             batches,  # type: ignore[arg-type]
             batch_size=None,
             shuffle=False,
             num_workers=workers,
             worker_init_fn=_start_worker if workers else None,
-            multiprocessing_context=("fork" if forks else "spawn") if workers else None,
+            multiprocessing_context=("spawn" if chosen == "spawn" else "fork") if workers else None,
             # The loader would otherwise draw its workers' seeds from the global generator and so change the run.
             generator=torch.Generator(),
             prefetch_factor=_PREFETCHED if workers else None,
         )
         self.batches, self.pins = batches, pin_memory
-        self.uses_ring = bool(workers) and forks
+        self.uses_ring = bool(workers) and chosen == "ring"
         self.on_unreadable = on_unreadable
 
     def __iter__(self) -> Iterator[CropBatch]:  # type: ignore[override]
@@ -210,9 +155,25 @@ class CropLoader(DataLoader[CropBatch]):
                 for scan in raw.unreadable:
                     if self.on_unreadable is not None:
                         self.on_unreadable(scan)
-                images = raw.images if ring is None else ring.views(k, len(raw.requests))
-                assert images is not None
+                sent = [torch.from_numpy(image) for image in raw.images]
+                images = sent if ring is None else ring.views(k, len(raw.requests))
                 yield to_batch(batches.sampler.index, raw.requests, images, batches.sampler.views.valid)
+
+
+def choose_transport(transport: Transport) -> Transport:
+    """The transport that `auto` stands for here, or the one that is asked for.
+
+    Raises:
+        ConfigError: it forks, and this system does not fork safely.
+    """
+    forks = sys.platform == "linux"
+    if transport == "auto":
+        return "ring" if forks else "spawn"
+    if transport != "spawn" and not forks:
+        raise ConfigError(
+            f"data.transport={transport} forks, which is not safe here", way_out="Use data.transport=auto"
+        )
+    return transport
 
 
 @contextlib.contextmanager
@@ -230,10 +191,14 @@ def named_worker_death() -> Iterator[None]:
     except RuntimeError as error:
         if "DataLoader worker" not in str(error):
             raise
-        raise RunError(
-            f"a loader process died ({str(error).splitlines()[0]}); often memory ran out",
-            way_out="Use fewer data.workers or smaller crops, and continue with resume=auto",
-        ) from error
+        # The wait for a batch says that a worker is gone, and the error it was raised from by what signal.
+        how, _, _ = str(error.__cause__ if isinstance(error.__cause__, RuntimeError) else error).partition(". ")
+        why, way_out = "often memory ran out", "Use fewer data.workers or smaller crops"
+        if "Bus error" in how:  # scan files are mapped into memory: what a disk does not deliver is no exception
+            why = "the disk failed, or a scan file was cut short while it was read"
+            way_out = "Check the disk of the store"
+        what = f"a loader process died ({how}); {why}"
+        raise RunError(what, way_out=f"{way_out}, and continue with resume=auto") from error
 
 
 def make_loader(
@@ -245,6 +210,7 @@ def make_loader(
     stop: int,
     workers: int,
     stride: int | None = None,
+    transport: Transport = "auto",
     pin_memory: bool = False,
     on_unreadable: Callable[[UnreadableScan], None] | None = None,
 ) -> CropLoader:
@@ -258,16 +224,17 @@ def make_loader(
         workers: processes that read ahead; 0 reads in this one.
         stride: samples from the start of a batch to that of the next, by default `batch_size`; more where other ranks
             read those between.
-        pin_memory: page-locked crops, for an asynchronous copy to a GPU.
+        transport: how crops come from the workers; the batches do not depend on it.
+        pin_memory: page-lock the ring, for an asynchronous copy to a GPU.
         on_unreadable: hears of every scan that could not be read and was replaced by another draw.
 
     Raises:
+        ConfigError: a transport that this system does not have.
         StoreError: while iterating, where the scans of one sample cannot be read at all.
         RunError: while iterating, a worker process was killed, or the memory cannot be page-locked.
     """
-    return CropLoader(
-        _Batches(store, sampler, batch_size, start, stop, stride or batch_size), workers, pin_memory, on_unreadable
-    )
+    batches = _Batches(store, sampler, batch_size, start, stop, stride or batch_size)
+    return CropLoader(batches, workers, transport, pin_memory, on_unreadable)
 
 
 def _start_worker(worker: int) -> None:
@@ -277,31 +244,7 @@ def _start_worker(worker: int) -> None:
     blosc2.set_nthreads(1)
     torch.set_num_threads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Torch's handler blames /dev/shm, which is not used.
+    signal.signal(signal.SIGBUS, signal.SIG_DFL)
     # What was inherited stays: collecting it again and again would also copy its pages.
     gc.freeze()
-
-
-def preview_batch(store: Store, sampler: Sampler, rows: Int64[np.ndarray, "_"]) -> CropBatch:
-    """Centre crops of the foreground of given (held-out) rows: the same pictures all through a run.
-
-    Further views are the same crop again, or the second scans that the sampler's pairing asks for, where there are any
-    among its rows.
-
-    Raises:
-        StoreError: one of them cannot be read.
-    """
-    index, crop, n = sampler.index, sampler.crop, sampler.views.n
-    requests = []
-    for place, row in enumerate(rows.tolist()):
-        low, high = origin_range(index.shape[row], crop, index.box_lo[row], index.box_hi[row])
-        middle = (low + high) // 2
-        partners = sampler.partners(numpy_generator(sampler.seed, place, "preview"), row, middle) if n > 1 else []
-        crops = [(row, middle), *(partners or [(row, middle)]) * n][:n]
-        origins = tuple((int(o[0]), int(o[1]), int(o[2])) for _, o in crops)
-        key = sample_key(sampler.seed, place, "preview")
-        paired = bool(partners) or sampler.views.pairing not in ("session", "subject")
-        requests.append(Request(place, key, tuple(r for r, _ in crops), origins, paired))
-    images = [torch.empty((len(requests), 1, *crop), dtype=torch.int16) for _ in range(n)]
-    for error in read_crops(store, dict(enumerate(requests)), images, sampler.views.valid).values():
-        raise error
-    return to_batch(index, requests, images, sampler.views.valid)

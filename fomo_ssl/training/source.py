@@ -13,8 +13,9 @@ from fomo_ssl.core.seeding import numpy_generator
 from fomo_ssl.core.seen import SeenData, file_id
 from fomo_ssl.core.types import CropBatch, Triple, ViewSpec
 from fomo_ssl.corpus.store import Store
+from fomo_ssl.data.batch import preview_batch
 from fomo_ssl.data.index import ScanIndex, Split, excluded_scans, sampling_weights, select_sequences, split_by_subject
-from fomo_ssl.data.loader import UnreadableScan, make_loader, preview_batch
+from fomo_ssl.data.loader import Transport, UnreadableScan, make_loader
 from fomo_ssl.data.sampling import Sampler
 from fomo_ssl.training.ranks import ALONE, Ranks
 
@@ -33,6 +34,7 @@ class DataConfig:
             split of the others does not change.
         crops_per_scan: samples in a row that come from one scan.
         workers: processes that read ahead; the batches do not depend on it.
+        transport: how crops come from them, see `data.loader`; the batches do not depend on it.
         max_unreadable: scans that may be missing or damaged before the run stops; up to there each is reported and
             replaced by another draw.
     """
@@ -44,6 +46,7 @@ class DataConfig:
     exclude: Path | None = None
     crops_per_scan: int = 1
     workers: int = 2
+    transport: Transport = "auto"
     max_unreadable: int = 10
 
 
@@ -56,6 +59,7 @@ class CropSource:
     split: Split
     sampler: Sampler
     workers: int
+    transport: Transport
     seed: int
     excluded: np.ndarray
 
@@ -79,7 +83,7 @@ class CropSource:
         weighted = bool(data.dataset_weights or data.sequence_weights)
         weights = sampling_weights(index, split.train, data.dataset_weights, data.sequence_weights)
         sampler = Sampler(index, split.train, views, crop, seed, weights if weighted else None, data.crops_per_scan)
-        return cls(store, index, split, sampler, data.workers, seed, excluded)
+        return cls(store, index, split, sampler, data.workers, data.transport, seed, excluded)
 
     def stream(
         self,
@@ -105,6 +109,7 @@ class CropSource:
                 stop=steps * batch_size,
                 stride=batch_size,
                 workers=self.workers,
+                transport=self.transport,
                 pin_memory=pin_memory,
                 on_unreadable=on_unreadable,
             )

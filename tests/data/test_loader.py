@@ -12,14 +12,15 @@ import numpy as np
 import pytest
 import torch
 
-from fomo_ssl.core.errors import RunError, StoreError
+from fomo_ssl.core.errors import ConfigError, RunError, StoreError
 from fomo_ssl.core.types import ViewSpec
 from fomo_ssl.corpus.codec import CHUNK, LEVELS, NOT_VALID, read_flagged
 from fomo_ssl.corpus.layouts import ScanRow
 from fomo_ssl.corpus.store import Store, StoreWriter
 from fomo_ssl.data.augment import Augmenter
+from fomo_ssl.data.batch import preview_batch
 from fomo_ssl.data.index import ScanIndex
-from fomo_ssl.data.loader import KEPT, make_loader, preview_batch
+from fomo_ssl.data.loader import KEPT, choose_transport, make_loader
 from fomo_ssl.data.sampling import Sampler
 from fomo_ssl.imaging.canonical import CanonicalSpec, canonicalise
 from fomo_ssl.synthetic.phantoms import phantom
@@ -163,7 +164,37 @@ def test_an_empty_range_has_no_batches(store, sampler):
 def test_what_a_worker_gets_can_be_sent_to_another_process(store, sampler):
     loader = make_loader(store, sampler, batch_size=4, start=0, stop=4, workers=0)
     sent = pickle.loads(pickle.dumps(loader.dataset))
-    torch.testing.assert_close(sent[0].images[0], loader.dataset[0].images[0], rtol=0, atol=0)
+    np.testing.assert_array_equal(sent[0].images[0], loader.dataset[0].images[0])
+
+
+@pytest.mark.parametrize("transport", ["ring", "queue", "spawn"])
+def test_every_transport_gives_the_batches_of_a_single_process(broken, sampler, transport):
+    """The same bytes and the same scans reported, with one scan that is gone."""
+    _file(broken, sampler.request(3).rows[0]).unlink()
+    results = []
+    for settings in ({"workers": 0}, {"workers": 2, "transport": transport}):
+        met = []
+        loader = make_loader(broken, sampler, batch_size=4, start=0, stop=22, on_unreadable=met.append, **settings)
+        assert loader.uses_ring == (settings.get("transport") == "ring")
+        results.append((_by_sample(loader), {(scan.sample, str(scan.error)) for scan in met}))
+    (alone, lost), (found, also_lost) = results
+    _same(alone, found)
+    assert lost == also_lost
+    assert 3 in {sample for sample, _ in lost}
+
+
+def test_transports_that_fork_are_refused_where_that_is_not_safe(monkeypatch):
+    assert [choose_transport(asked) for asked in ("auto", "ring", "queue", "spawn")] == [
+        "ring",
+        "ring",
+        "queue",
+        "spawn",
+    ]
+    monkeypatch.setattr(sys, "platform", "darwin")
+    assert [choose_transport(asked) for asked in ("auto", "spawn")] == ["spawn", "spawn"]
+    for transport in ("ring", "queue"):
+        with pytest.raises(ConfigError, match=f"data.transport={transport} forks.*data.transport=auto"):
+            choose_transport(transport)
 
 
 def test_reading_leaves_the_global_generators_alone(store, sampler):
@@ -285,6 +316,16 @@ def test_a_killed_worker_ends_in_one_line(store, sampler):
     assert "resume=auto" in caught.value.way_out
 
 
+def test_a_worker_that_the_disk_fails_under_is_not_called_out_of_memory(store, sampler):
+    """Mapped files answer a failing disk with SIGBUS."""
+    batches = iter(make_loader(store, sampler, batch_size=2, start=0, stop=2000, workers=2))
+    next(batches)
+    os.kill(multiprocessing.active_children()[0].pid, signal.SIGBUS)
+    with pytest.raises(RunError, match=r"Bus error\); the disk failed, or a scan file was cut short") as caught:
+        list(batches)
+    assert "memory" not in str(caught.value)
+
+
 def test_previews_are_the_same_centre_crops_every_time(store, index):
     rows = np.array([4, 0, 9])
     sampler = Sampler(index, np.arange(len(index)), ViewSpec(n=2, pairing="overlap"), CROP, seed=0)
@@ -367,7 +408,8 @@ def test_previews_are_flagged_too(masked):
     assert torch.equal(asked.images[0] & LEVELS, plain.images[0])
 
 
-def test_batches_do_not_need_room_in_dev_shm(store, own_mounts):
+@pytest.mark.parametrize("transport", ["ring", "queue"])
+def test_batches_do_not_need_room_in_dev_shm(store, own_mounts, transport):
     """Batches of 4 MB, with 64 kB of /dev/shm: what a container without --shm-size may have even less of."""
     code = (
         "import sys, numpy as np\n"
@@ -379,10 +421,11 @@ def test_batches_do_not_need_room_in_dev_shm(store, own_mounts):
         "store = Store.open(sys.argv[1])\n"
         "index = ScanIndex.of(store)\n"
         "sampler = Sampler(index, np.arange(len(index)), ViewSpec(2, 'overlap'), (64, 64, 64), seed=0)\n"
-        "print(sum(len(b) for b in make_loader(store, sampler, batch_size=4, start=0, stop=40, workers=2)))\n"
+        "batches = make_loader(store, sampler, batch_size=4, start=0, stop=40, workers=2, transport=sys.argv[2])\n"
+        "print(sum(len(batch) for batch in batches))\n"
     )
-    script = 'mount -t tmpfs -o size=64k tmpfs /dev/shm && "$1" -c "$2" "$3"'
-    done = own_mounts(script, sys.executable, code, store.path)
+    script = 'mount -t tmpfs -o size=64k tmpfs /dev/shm && "$1" -c "$2" "$3" "$4"'
+    done = own_mounts(script, sys.executable, code, store.path, transport)
     assert done.stdout.strip() == "40", done.stderr
 
 

@@ -33,16 +33,21 @@ def broken(store: Path, tmp_path: Path) -> Path:
 def test_a_run_goes_on_without_the_scans_it_cannot_read(
     broken: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for name, workers in (("alone", 0), ("workers", 2)):
-        small_run(broken, tmp_path / name, data=DataConfig(held_out=0.0, workers=workers))
+    for name, data in (
+        ("alone", DataConfig(held_out=0.0, workers=0)),
+        ("workers", DataConfig(held_out=0.0, workers=2)),
+        ("queue", DataConfig(held_out=0.0, workers=2, transport="queue")),
+    ):
+        small_run(broken, tmp_path / name, data=data)
     assert file_digests(tmp_path / "alone/bundle") == file_digests(tmp_path / "workers/bundle")
+    assert file_digests(tmp_path / "alone/bundle") == file_digests(tmp_path / "queue/bundle")
     assert json.loads((tmp_path / "alone/run.json").read_text())["unreadable_scans"] == 2
     rows = list(csv.DictReader((tmp_path / "alone/unreadable.csv").read_text().splitlines()))
     assert [Path(row["file"]).is_file() for row in rows].count(False) == 1
     assert all(0 <= int(row["sample"]) < 24 and row["error"] for row in rows)
     said = capsys.readouterr().err.splitlines()
     for row in rows:
-        assert sum(line.startswith(row["file"]) for line in said) == 2, "once a run"
+        assert sum(line.startswith(row["file"]) for line in said) == 3, "once a run"
 
 
 def test_too_many_end_the_run(broken: Path, tmp_path: Path) -> None:
