@@ -57,10 +57,10 @@ class Command:
     """A command of fomo_ssl that runs."""
 
     def __init__(self, log: Path, name: str, *values: str, inside: Sequence[str] = ()) -> None:
-        self.log = log.with_suffix(".log")
+        self.log, self.output = log.with_suffix(".log"), log.with_suffix(".out")
         words = [*inside, sys.executable, "-m", f"fomo_ssl.{name}", *values]
-        with self.log.open("wb") as file:
-            self.process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=file, env=SURROUNDINGS)
+        with self.log.open("wb") as log_file, self.output.open("wb") as output:
+            self.process = subprocess.Popen(words, stdout=output, stderr=log_file, env=SURROUNDINGS)
 
     def until(self, moment: Callable[[], bool]) -> "Command":
         while not moment():
@@ -222,6 +222,29 @@ def scan_truncated(setting: Setting) -> Row:
     return damaged(setting, "a truncated scan", lambda file: os.truncate(file, file.stat().st_size // 2))
 
 
+def scan_bytes_flipped(setting: Setting) -> Row:
+    def flip(file: Path) -> None:
+        content = bytearray(file.read_bytes())
+        content[64::64] = bytes(byte ^ 0xFF for byte in content[64::64])
+        file.write_bytes(content)
+
+    return damaged(setting, "a flipped byte in 64 of a scan", flip)
+
+
+def one_byte_flipped(setting: Setting) -> Row:
+    """Too little for LZ4 to stumble over: what is there to find it."""
+    store = setting.scratch / "byte_store"
+    shutil.copytree(setting.store, store)
+    file = sorted((store / "scans").glob("*/*"))[0]
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+    command = Command(setting.scratch / "byte", "data_report", "--store", str(store), "--verify")
+    code, said = command.end()
+    named = f"{file}: not the bytes that were written\n" == command.output.read_text()
+    return Row("`data_report --verify`: one byte flipped", code, said, {"": code == 2, "the file is named": named})
+
+
 def small_shared_memory(setting: Setting) -> Row:
     run = setting.scratch / "shm"
     small = 'mount -t tmpfs -o size=64k tmpfs /dev/shm && exec "$@"'
@@ -303,6 +326,8 @@ FAULTS = (
     run_killed,
     scan_deleted,
     scan_truncated,
+    scan_bytes_flipped,
+    one_byte_flipped,
     disk_gone,
     small_shared_memory,
     disk_full_at_a_checkpoint,

@@ -44,6 +44,26 @@ def test_mistakes_are_one_line_and_exit_code_2(store: Path, tmp_path: Path, caps
     assert "is a folder" in mistake(capsys, "--store", str(store), "--output", str(tmp_path))
 
 
+def test_one_changed_byte_is_found(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data_report.main(["--store", str(store), "--verify", "--workers", "1"])
+    assert capsys.readouterr().out == "2 scan files are what was written\n"
+    changed, lost = (store / name for name in sorted(Store.open(store).index.column("file").to_pylist()))
+    content = bytearray(changed.read_bytes())
+    content[len(content) // 2] ^= 1
+    changed.write_bytes(content)
+    lost.unlink()
+    with pytest.raises(SystemExit) as stop:
+        data_report.main(["--store", str(store), "--verify", "--workers", "2"])
+    assert stop.value.code == 2
+    said = capsys.readouterr()
+    assert said.out.splitlines() == [
+        f"{changed}: not the bytes that were written",
+        f"{lost}: no such file or directory",
+    ]
+    assert said.err.splitlines()[-1].startswith(f"fomo_ssl: {store}: 2 of 2 scan files are missing or not what was")
+    assert not store.with_name("store.quality").exists()
+
+
 def test_a_damaged_scan_is_named(store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = store / Store.open(store).index.column("file")[0].as_py()
     file.write_bytes(b"nonsense")

@@ -1,8 +1,10 @@
 """Which volumes of a series become scans.
 
-The rules are those of FOMO60K and FOMO300K. Diffusion: b <= 5 s/mm2 counts as b0, of which the first is taken; other
-b-values form shells within 50 s/mm2, and a shell becomes its single volume, else the mean of the three whose directions
-lie nearest to x, y and z. Perfusion: the mean of more than three frames; of two or three, the last minus the first.
+The rules are those of FOMO60K and FOMO300K, without the apparent diffusion coefficients that FOMO300K makes of half of
+its scans in place of the mean of three directions. Diffusion: b <= 5 s/mm2 counts as b0, of which the first is taken;
+other b-values form shells within 50 s/mm2, and a shell becomes its single volume, else the mean of the three whose
+directions lie nearest to x, y and z. Perfusion: the mean of more than three frames; of two or three, the last minus the
+first.
 """
 
 from dataclasses import dataclass
