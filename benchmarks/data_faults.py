@@ -228,7 +228,7 @@ def scan_bytes_flipped(setting: Setting) -> Row:
         content[64::64] = bytes(byte ^ 0xFF for byte in content[64::64])
         file.write_bytes(content)
 
-    return damaged(setting, "a flipped byte in 64 of a scan", flip)
+    return damaged(setting, "every 64th byte of a scan flipped", flip)
 
 
 def one_byte_flipped(setting: Setting) -> Row:

@@ -25,7 +25,7 @@ from fomo_ssl.core.types import ViewSpec
 from fomo_ssl.corpus.store import Store
 from fomo_ssl.data.augment.augmenter import normalised
 from fomo_ssl.data.index import ScanIndex
-from fomo_ssl.data.loader import make_loader
+from fomo_ssl.data.loader import Transport, make_loader
 from fomo_ssl.data.sampling import Sampler
 
 BATCH = 8
@@ -48,6 +48,7 @@ def main() -> None:
         f"fomo_ssl, {several} crops a scan, to float32 on the CPU": lambda: Ours(
             store, index, rows, crop, several, convert=True
         ),
+        "fomo_ssl, crops through the queue": lambda: Ours(store, index, rows, crop, 1, transport="queue"),
         "nnssl-style blosc2 float32": lambda: Blosc2Float(scratch, volumes, crop),
         "npy memory map": lambda: MemoryMap(scratch, volumes, crop),
         f"torch.load of whole volumes, {several} crops each": lambda: TorchFile(scratch, volumes, crop, several),
@@ -144,8 +145,9 @@ class Ours(Peer):
         per_scan: int,
         *,
         convert: bool = False,
+        transport: Transport = "auto",
     ) -> None:
-        self.store, self.convert = store, convert
+        self.store, self.convert, self.transport = store, convert, transport
         self.sampler = Sampler(index, rows, ViewSpec(), crop, seed=0, crops_per_scan=per_scan)
         files = [store.path / store.index.column("file")[int(row)].as_py() for row in rows]
         self.megabytes = float(np.mean([file.stat().st_size for file in files])) / 1e6
@@ -159,7 +161,8 @@ class Ours(Peer):
             yield from places
 
     def batches(self, workers: int) -> Iterator[object]:
-        for batch in make_loader(self.store, self.sampler, batch_size=BATCH, start=0, stop=10**6, workers=workers):
+        amount = {"batch_size": BATCH, "start": 0, "stop": 10**6, "workers": workers}
+        for batch in make_loader(self.store, self.sampler, **amount, transport=self.transport):
             # As a run does it, there on the device.
             yield normalised(batch.images[0], batch.scale[0], batch.offset[0]) if self.convert else batch
 
