@@ -2,20 +2,25 @@
 
 DINO (Caron et al. 2021, arXiv 2104.14294) between views, iBOT (Zhou et al. 2022, arXiv 2111.07832) between a hidden
 place and the same place as the teacher saw it, and KoLeo (Sablayrolles et al. 2019, arXiv 1806.03198), which keeps
-embeddings apart, as DINOv2 (Oquab et al. 2023, arXiv 2304.07193) puts them together.
+embeddings apart, as DINOv2 (Oquab et al. 2023, arXiv 2304.07193) puts them together. Different here: a local crop is
+cut from one of the two augmented views, so that it shares that view's grey values, and is taught by the other one
+alone; in the papers it is augmented on its own and taught by both.
 """
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
+from fomo_ssl.core.device import few_numbers
 from fomo_ssl.core.errors import ConfigError
-from fomo_ssl.core.types import Pairing, Views, ViewSpec
+from fomo_ssl.core.seeding import fold, uniform
+from fomo_ssl.core.types import Pairing, Triple, Views, ViewSpec
 from fomo_ssl.encoders.base import Encoder
 from fomo_ssl.layers.tokens import gather_tokens
 from fomo_ssl.layers.transformer import init_transformer
 from fomo_ssl.objectives.base import Encoded, Mask, Objective, ObjectiveOutput, mask_to_voxels, objectives
+from fomo_ssl.objectives.crops import cut
 from fomo_ssl.objectives.gather import gather_rows
 from fomo_ssl.objectives.losses import cosine
 from fomo_ssl.objectives.masking import hidden_count, view_mask
@@ -47,6 +52,9 @@ class SelfDistillation(Objective):
             two sessions of one subject.
         min_overlap: least shared fraction of two crops of one scan.
         mask_ratio: hidden fraction of the student's crops, in cubes of the last map's stride.
+        local_crops: small crops of a sample that the student sees whole, half of them from either view; they join the
+            mean of the DINO term. 8 in the papers.
+        local_share: their edge as a share of the view's, to the nearest multiple of the last map's stride.
         dino, ibot, koleo: weights of the terms, each a mean over the two views. DINOv2 has 1, 1 and 0.1, but adds up
             the KoLeo of both views: 0.2 here.
         student_temperature, teacher_temperature: of the softmax over prototypes.
@@ -66,6 +74,8 @@ class SelfDistillation(Objective):
         pairing: Pairing = "overlap",
         min_overlap: float = 0.4,
         mask_ratio: float = 0.3,
+        local_crops: int = 0,
+        local_share: float = 0.5,
         dino: float = 1.0,
         ibot: float = 1.0,
         koleo: float = 0.1,
@@ -80,8 +90,11 @@ class SelfDistillation(Objective):
         super().__init__(encoder, ViewSpec(n=2, pairing=pairing, min_overlap=min_overlap), momentum)
         if not 0.0 < mask_ratio < 1.0 or min(student_temperature, teacher_temperature) <= 0.0:
             raise ConfigError(f"mask_ratio {mask_ratio} or a temperature is out of range")
+        if local_crops < 0 or not 0.0 < local_share < 1.0:
+            raise ConfigError(f"local_crops {local_crops} or local_share {local_share} is out of range")
         last = encoder.feature_info[-1]
         self.mask_unit, self.mask_ratio = last.stride, mask_ratio
+        self.local_crops, self.local_share = local_crops, local_share
         self.weights = {"dino": dino, "ibot": ibot, "koleo": koleo}
         self.student_temperature, self.teacher_temperature = student_temperature, teacher_temperature
         self.center_momentum = center_momentum
@@ -110,7 +123,10 @@ class SelfDistillation(Objective):
             self._note(outputs, patches)
         said = [self.heads["scan"](one.embedding) / self.student_temperature for one in encoded[:2]]
         taught = [self._sharpen(output, self.center) for output in outputs]
-        dino = torch.stack([cross_entropy(said[1 - v], taught[v]).mean() for v in (0, 1)]).mean()
+        each = [cross_entropy(said[1 - v], taught[v]).mean() for v in (0, 1)]
+        for view in range(min(2, self.local_crops)):
+            each += self._local(views, view, taught[1 - view])
+        dino = torch.stack(each).mean()
         ibot = torch.stack([self._ibot(encoded[v], patches[v], self._mask(views, v)) for v in (0, 1)]).mean()
         apart = torch.stack([koleo(one.embedding) for one in encoded[:2]]).mean()
         parts = {"dino": dino, "ibot": ibot, "koleo": apart}
@@ -169,6 +185,34 @@ class SelfDistillation(Objective):
         said = self.heads["patch"](places.flatten(0, 1)) / self.student_temperature
         aim = self._sharpen(gather_tokens(taught, hidden), self.patch_center)
         return cross_entropy(said, aim.flatten(0, 1)).mean()
+
+    def _local(self, views: Views, view: int, taught: Float[Tensor, "b k"]) -> list[Float[Tensor, ""]]:
+        """Of every local crop of a view, what the student says of it against what it was taught of the other view."""
+        image, corners, edge = views.images[view], *self._corners(views, view)
+        embedding = self.encoder.pool(self.encoder.forward_features(cut(image, corners, edge)))
+        said = self.heads["scan"](embedding).unflatten(0, corners.shape[:2]) / self.student_temperature
+        return list(cross_entropy(said, taught[:, None]).mean(0))
+
+    def _corners(self, views: Views, view: int) -> tuple[Int64[Tensor, "b n 3"], Triple]:
+        """Where the local crops of a view begin, in voxels, and their edge.
+
+        Raises:
+            ConfigError: they would be as large as the view.
+        """
+        size, device = views.images[view].shape[2:], views.images[view].device
+        x, y, z = (
+            min(length, stride * max(1, round(self.local_share * length / stride)))
+            for length, stride in zip(size, self.mask_unit, strict=True)
+        )
+        if (x, y, z) == tuple(size):
+            raise ConfigError(
+                f"a local crop of {self.local_share} of a crop {tuple(size)}, in multiples of {self.mask_unit} voxels,"
+                " is all of it",
+                way_out="use larger crops, a smaller local_share or local_crops=0",
+            )
+        draws = uniform(fold(views.keys, f"local/{view}"), (self.local_crops + 1 - view) // 2, 3)
+        room = few_numbers([length - edge + 1 for length, edge in zip(size, (x, y, z), strict=True)], device)
+        return (draws * room).long(), (x, y, z)
 
     def _mask(self, views: Views, view: int) -> Mask:
         x, y, z = views.images[view].shape[2:]

@@ -19,6 +19,7 @@ from fomo_ssl.core.types import Triple, Views, ViewSpec
 from fomo_ssl.encoders.base import Encoder
 from fomo_ssl.heads.projectors import Projector
 from fomo_ssl.objectives.base import Encoded, Objective, ObjectiveOutput, objectives
+from fomo_ssl.objectives.crops import cut
 
 _LARGEST_DISTANCE = 1.0 - 1e-6
 
@@ -99,16 +100,6 @@ class VoCo(Objective):
         draws = uniform(fold(keys, f"voco/{view}"), self.targets, 3)
         targets = (draws * (size - edge + 1)).long()
         return torch.cat((bases.expand(len(keys), -1, -1), targets), dim=1)
-
-
-def cut(
-    image: Float[Tensor, "b c x y z"], corners: Int64[Tensor, "b n 3"], edge: Triple
-) -> Float[Tensor, "k c x2 y2 z2"]:
-    """Crops of `edge` voxels at each sample's corners, a sample's crops one after another (k = b * n)."""
-    x, y, z = (corners[..., axis, None] + torch.arange(length, device=image.device) for axis, length in enumerate(edge))
-    sample = torch.arange(len(image), device=image.device)[:, None, None, None, None]
-    cropped = image.movedim(1, -1)[sample, x[..., None, None], y[..., None, :, None], z[..., None, None, :]]
-    return cropped.flatten(0, 1).movedim(-1, 1).contiguous()
 
 
 def overlap(first: Int64[Tensor, "b n 3"], second: Int64[Tensor, "b m 3"], edge: Triple) -> Float[Tensor, "b n m"]:

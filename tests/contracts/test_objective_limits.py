@@ -31,6 +31,7 @@ EXTREMES: dict[str, list[dict[str, Any]]] = {
     "self_distillation": [
         {"mask_ratio": 0.12, "student_temperature": 1e-3, "teacher_temperature": 1e-3},
         {"mask_ratio": 0.88, "student_temperature": 1e3, "teacher_temperature": 1e3},
+        {"local_crops": 8, "student_temperature": 1e-3},
     ],
     "sequence_class": [{"class_weights": {"t1": 0.0, "other": 1e4}}],
     "simmim": [{"mask_ratio": 0.12}, {"mask_ratio": 0.88}],

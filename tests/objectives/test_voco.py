@@ -9,7 +9,7 @@ from fomo_ssl.core.errors import ConfigError
 from fomo_ssl.core.types import Views
 from fomo_ssl.encoders import Encoder
 from fomo_ssl.objectives import create_objective
-from fomo_ssl.objectives.voco import cut, overlap
+from fomo_ssl.objectives.voco import overlap
 
 MakeViews = Callable[..., Views]
 SMALL = {"projector_hidden": 16, "projector_dim": 8}
@@ -27,15 +27,6 @@ def test_overlaps_are_counts_of_shared_voxels() -> None:
                 for layer, (x, y, z) in enumerate((one, other)):
                     space[layer, x : x + 3, y : y + 4, z : z + 5] = 1
                 assert found[b, i, j] == pytest.approx(float(space.prod(0).sum()) / 60)
-
-
-def test_crops_are_slices() -> None:
-    image = torch.randn(2, 3, 9, 8, 7)
-    corners = torch.tensor([[[0, 0, 0], [5, 3, 1]], [[2, 2, 2], [1, 0, 3]]])
-    found = cut(image, corners, (4, 3, 2)).unflatten(0, (2, 2))
-    for b in range(2):
-        for i, (x, y, z) in enumerate(corners[b].tolist()):
-            assert torch.equal(found[b, i], image[b, :, x : x + 4, y : y + 3, z : z + 2])
 
 
 def test_base_crops_tile_the_crop_and_targets_stay_inside(vit: Encoder, make_views: MakeViews) -> None:
