@@ -49,3 +49,30 @@ def test_settings_are_the_defaults_of_the_code(name: str) -> None:
     assert written == {
         key: str(value).lower() if isinstance(value, bool) else str(value) for key, value in defaults.items()
     }
+
+
+@pytest.mark.parametrize("name", list_objectives())
+def test_what_was_measured_stands_in_one_row_of_the_section_that_is_cited(name: str) -> None:
+    for statement in rows()[name][6].split("; "):
+        link = re.search(r"\[[^\]]+\]\((\w+\.md)#([\w-]+)\)", statement)
+        assert link is not None, statement
+        said = figures(statement) + re.findall(r"on `(\w+)`", statement)
+        assert figures(statement), statement
+        table = [line for line in section(link[1], link[2]).splitlines() if line.startswith("| ")]
+        # Rows that name the objective, where there are such.
+        table = [line for line in table if name in re.findall(r"\w+", line.split("|")[1])] or table
+        there = [figures(line) + re.findall(r"\w+", line) for line in table]
+        assert any(set(said) <= set(row) for row in there), statement
+
+
+def figures(text: str) -> list[str]:
+    return re.findall(r"[+-]?\d+\.\d+", text)
+
+
+def section(page: str, anchor: str) -> str:
+    """The text under a heading of a page, by the anchor that the heading gets."""
+    pieces = re.split(r"^#+ (.+)$", (PAGE.parent / page).read_text(), flags=re.MULTILINE)
+    texts = dict(zip(pieces[1::2], pieces[2::2], strict=True))
+    return next(
+        text for title, text in texts.items() if re.sub(r"[^\w -]", "", title).lower().replace(" ", "-") == anchor
+    )
