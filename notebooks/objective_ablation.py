@@ -37,7 +37,7 @@ from pathlib import Path
 
 from IPython.display import Markdown, display
 
-SIZE = os.environ.get("FOMO_SSL_NOTEBOOK_SIZE", "cpu")  # minimal: minutes | cpu: an hour on two cores | gpu: longer
+SIZE = os.environ.get("FOMO_SSL_NOTEBOOK_SIZE", "cpu")  # minimal: minutes | cpu: 1 to 2 hours, 2 cores | gpu: longer
 DATA = Path(os.environ.get("FOMO_SSL_TEST_DATA", "../../shared/data")).resolve()
 OUTPUT = Path(os.environ.get("FOMO_SSL_NOTEBOOK_OUTPUT", "../runs/objective_ablation")).resolve() / SIZE
 
