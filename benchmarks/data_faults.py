@@ -47,7 +47,14 @@ class Row:
     exit_code: int
     said: list[str]
     checks: Checks
+    wanted: int = 2  # exit code
     lines: int = 1  # that ought to be said
+
+    def all_checks(self) -> Checks:
+        """With those that are named only where they fail."""
+        found = {f"exit code {self.wanted}": self.exit_code == self.wanted}
+        found |= {f"{self.lines} lines said": len(self.said) == self.lines}
+        return self.checks | {name: right for name, right in found.items() if not right}
 
 
 def loader_process_killed(setting: Setting) -> Row:
@@ -55,7 +62,7 @@ def loader_process_killed(setting: Setting) -> Row:
     command = setting.pretrain(run).until(saved(run))
     command.kill_worker()
     code, said = command.end()
-    return Row("pretraining: a loader process killed (SIGKILL)", code, said, {"": code == 2} | went_on(setting, run))
+    return Row("pretraining: a loader process killed (SIGKILL)", code, said, went_on(setting, run))
 
 
 def run_killed(setting: Setting) -> Row:
@@ -63,7 +70,8 @@ def run_killed(setting: Setting) -> Row:
     command = setting.pretrain(run).until(saved(run))
     command.process.kill()
     code, said = command.end()
-    return Row("pretraining: the run itself killed (SIGKILL)", code, said, {"": code == -9} | went_on(setting, run), 0)
+    checks = went_on(setting, run)
+    return Row("pretraining: the run itself killed (SIGKILL)", code, said, checks, wanted=-9, lines=0)
 
 
 def disk_gone(setting: Setting) -> Row:
@@ -72,7 +80,7 @@ def disk_gone(setting: Setting) -> Row:
     command = setting.pretrain(run, store).until(saved(run))
     (store / "scans").rename(store / "elsewhere")
     code, said = command.end()
-    return Row("pretraining: all scans gone (disk unmounted)", code, said, {"": code == 2} | went_on(setting, run))
+    return Row("pretraining: all scans gone (disk unmounted)", code, said, went_on(setting, run))
 
 
 def damaged(setting: Setting, fault: str, damage: Callable[[Path], None]) -> Row:
@@ -98,7 +106,7 @@ def damaged(setting: Setting, fault: str, damage: Callable[[Path], None]) -> Row
     ended = record["status"] == "finished" and record["samples"] == SAMPLES
     found[f"all {SAMPLES} samples were trained on"] = ended
     found["the bundle is written"] = contents(run / "bundle").keys() == setting.bundle.keys()
-    return Row(f"pretraining: {fault}", code, said, {"": code == 0} | found | clean(run))
+    return Row(f"pretraining: {fault}", code, said, found | clean(run), wanted=0)
 
 
 def scan_deleted(setting: Setting) -> Row:
@@ -129,7 +137,7 @@ def one_byte_flipped(setting: Setting) -> Row:
     command = Command(setting.scratch / "byte", "data_report", "--store", str(store), "--verify")
     code, said = command.end()
     named = f"{file}: not the bytes that were written\n" == command.output.read_text()
-    return Row("`data_report --verify`: one byte flipped", code, said, {"": code == 2, "the file is named": named})
+    return Row("`data_report --verify`: one byte flipped", code, said, {"the file is named": named})
 
 
 def small_shared_memory(setting: Setting) -> Row:
@@ -137,8 +145,8 @@ def small_shared_memory(setting: Setting) -> Row:
     small = 'mount -t tmpfs -o size=64k tmpfs /dev/shm && exec "$@"'
     code, said = setting.pretrain(run, inside=["unshare", "--mount", "sh", "-c", small, "sh"]).end()
     same = contents(run / "bundle") == setting.bundle
-    checks = {"": code == 0, "nothing: the undisturbed bundle, bit for bit": same} | clean(run)
-    return Row("pretraining: `/dev/shm` of 64 kB, batches of 0.5 MB", code, said, checks, 0)
+    checks = {"nothing: the undisturbed bundle, bit for bit": same} | clean(run)
+    return Row("pretraining: `/dev/shm` of 64 kB, batches of 0.5 MB", code, said, checks, wanted=0, lines=0)
 
 
 def disk_full_at_a_checkpoint(setting: Setting) -> Row:
@@ -148,7 +156,7 @@ def disk_full_at_a_checkpoint(setting: Setting) -> Row:
     with small_disk(run, int(1.5 * size)) as grow:
         code, said = setting.pretrain(run).end()
         grow()
-        checks = {"": code == 2} | went_on(setting, run)
+        checks = went_on(setting, run)
     return Row(f"pretraining: room for 1.5 checkpoints of {size / 1e6:.0f} MB", code, said, checks)
 
 
@@ -157,7 +165,7 @@ def disk_full_in_preprocessing(setting: Setting) -> Row:
     with small_disk(store, sum(map(len, setting.made.values())) // 2) as grow:
         code, said = setting.preprocess(store).end()
         grow()
-        checks = {"": code == 2} | remade(setting, store)
+        checks = remade(setting, store)
     return Row("preprocessing: room for half of the store", code, said, checks)
 
 
@@ -166,7 +174,7 @@ def preprocessing_process_killed(setting: Setting) -> Row:
     command = setting.preprocess(store).until(lambda: len(list(store.glob("scans/*/*.b2nd"))) >= SCANS // 2)
     command.kill_worker()
     code, said = command.end()
-    checks = {"": code == 2} | remade(setting, store)
+    checks = remade(setting, store)
     return Row("preprocessing: a worker process killed (SIGKILL)", code, said, checks)
 
 
@@ -191,7 +199,7 @@ def finetuning_process_killed(setting: Setting) -> Row:
     same = setting.finetune(run).end() == (0, []) and models(run) == setting.models
     kept = sum(file.stat().st_mtime_ns == changed for file, changed in before.items())
     units = len(list(run.glob(results)))
-    checks = {"": code == 2, f"{kept} of {units} units done before are kept": 0 < kept < units}
+    checks = {f"{kept} of {units} units done before are kept": 0 < kept < units}
     checks |= {"the same command ends in the undisturbed models and predictions, bit for bit": same} | clean(run)
     return Row("finetuning: the process of a unit killed (SIGKILL)", code, said, checks)
 
@@ -234,8 +242,7 @@ def main() -> None:
         if options.only and not any(word in fault.__name__ for word in options.only.split(",")):
             continue
         row = fault(setting)
-        checks = {name or "exit code": found for name, found in row.checks.items() if name or not found}
-        checks |= {} if len(row.said) == row.lines else {f"{row.lines} lines said": False}
+        checks = row.all_checks()
         failed += not all(checks.values())
         cell = "; ".join(name if found else f"**FAILED: {name}**" for name, found in checks.items())
         said = "<br>".join(f"`{line}`" for line in row.said).replace(str(scratch), "FOLDER")

@@ -27,6 +27,16 @@ def real_data() -> Path:
     return root
 
 
+@pytest.fixture
+def memory_kept(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """What came of each time that a command asked to keep freed memory."""
+    from fomo_ssl.core.memory import keep_freed_memory  # here, or its package were loaded before shapes are checked
+
+    kept: list[bool] = []
+    monkeypatch.setattr("fomo_ssl.core.memory.keep_freed_memory", lambda: kept.append(keep_freed_memory()))
+    return kept
+
+
 @pytest.fixture(scope="session")
 def own_mounts() -> Callable[..., subprocess.CompletedProcess[str]]:
     """Runs a shell script that mounts what it likes, seen by nobody else; arguments are $1 and on."""

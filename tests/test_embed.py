@@ -52,7 +52,9 @@ def run(bundle: Path, output: Path, *arguments: object) -> None:
     embed.main(["--bundle", str(bundle), "--output", str(output), "--device", "cpu", *map(str, arguments)])
 
 
-def test_parquet_holds_what_the_encoder_says_and_what_is_known(bundle: Path, scans: Path, tmp_path: Path) -> None:
+def test_parquet_holds_what_the_encoder_says_and_what_is_known(
+    bundle: Path, scans: Path, tmp_path: Path, memory_kept: list[bool]
+) -> None:
     output = tmp_path / "e.parquet"
     run(bundle, output, scans)
     table = pyarrow.parquet.read_table(output)
@@ -68,6 +70,7 @@ def test_parquet_holds_what_the_encoder_says_and_what_is_known(bundle: Path, sca
     assert facts["bundle_digest"] == bundle_digest(bundle)
     assert (tmp_path / "e_rejected.csv").read_text() == '"path","reason","detail"\n'
     assert sorted(path.name for path in tmp_path.iterdir()) == ["e.parquet", "e_rejected.csv"]
+    assert len(memory_kept) == 1
 
 
 def test_rejected_scans_are_listed_with_their_reason_and_counted(

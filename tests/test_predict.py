@@ -69,7 +69,7 @@ def test_a_mask_comes_back_on_the_grid_of_the_input(bundles: Path, scan: Path, t
     assert set(np.unique(np.asarray(got.dataobj))) <= {0, 1}
 
 
-def test_numbers_come_back_as_text(bundles: Path, scan: Path, tmp_path: Path) -> None:
+def test_numbers_come_back_as_text(bundles: Path, scan: Path, tmp_path: Path, memory_kept: list[bool]) -> None:
     for name in ("class", "classes", "value"):
         run(bundles / name, tmp_path / f"{name}.txt", t1=scan)
     probability, label, value = (float((tmp_path / f"{n}.txt").read_text()) for n in ("class", "classes", "value"))
@@ -77,6 +77,7 @@ def test_numbers_come_back_as_text(bundles: Path, scan: Path, tmp_path: Path) ->
     assert label in (0, 1, 2)
     # An untrained head stays within a few deviations of the mean that the bundle remembers.
     assert 0 < value < 100
+    assert len(memory_kept) == 3
 
 
 def test_the_value_is_that_of_the_evaluation(bundles: Path, scan: Path, tmp_path: Path) -> None:

@@ -24,12 +24,8 @@ from fomo_ssl.training.source import CropSource
 from fomo_ssl.training.trainer import check_options, choose_precision
 from fomo_ssl.training.unreadable import unreadable_files
 
-_NOT_DECISIVE = (
-    "workers",
-    "transport",
-    "max_unreadable",
-    "exclude",
-)  # data settings that do not change a result, or say where
+# Data settings that do not change a result, or say where.
+_NOT_DECISIVE = ("workers", "transport", "max_unreadable", "exclude")
 
 
 @dataclass(frozen=True)

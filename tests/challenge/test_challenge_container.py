@@ -27,12 +27,15 @@ def run(bundles: Path, task: str, output: Path, scans: dict[str, Path], *more: s
 
 
 @pytest.mark.parametrize("task", ["infarct", "age"])
-def test_numbers_are_those_of_predict(task: str, bundles: Path, data: Path, tmp_path: Path) -> None:
+def test_numbers_are_those_of_predict(
+    task: str, bundles: Path, data: Path, tmp_path: Path, memory_kept: list[bool]
+) -> None:
     scans = scans_of(data, task)
     run(bundles, task, tmp_path / "sub_1.txt", scans)
     assert float((tmp_path / "sub_1.txt").read_text()) == pytest.approx(
         predict_case(bundles / task / "00", scans), rel=1e-6
     )
+    assert len(memory_kept) == 1
 
 
 def test_a_mask_is_that_of_predict_on_the_grid_of_the_input(bundles: Path, data: Path, tmp_path: Path) -> None:

@@ -87,7 +87,7 @@ def test_several_bundles_share_a_twin_and_end_in_one_report(make_task, bundle, t
     main([*words, "resume=auto"])  # nothing is left to do
 
 
-def test_two_runs_trained_on_two_hospitals_are_control_and_controlled(make_task, bundle, tmp_path, capsys):
+def test_two_runs_trained_on_two_hospitals_are_control_and_controlled(make_task, bundle, tmp_path, capsys, memory_kept):
     task = make_task("regression", 8)
     people = "".join(f"sub_{number}\t{'north' if number % 2 else 'south'}\n" for number in range(8))
     (task / "participants.tsv").write_text("participant_id\tdataset\n" + people)
@@ -98,6 +98,7 @@ def test_two_runs_trained_on_two_hospitals_are_control_and_controlled(make_task,
     added = [row for row in rows(settings(find_runs([f"{tmp_path}/runs/*"]))) if row.in_domain]
     pairs = {(row.arm.method, row.against.method) for row in added}
     assert pairs == {("pretrained, trained on north", "scratch, trained on south")}
+    assert len(memory_kept) == 2
 
 
 def test_a_bundle_named_twice_is_one_line(make_task, bundle, tmp_path, capsys):

@@ -111,7 +111,11 @@ def test_a_collapse_is_one_line_and_a_page(store: Path, tmp_path: Path, capsys: 
 
 
 def test_the_command_line(
-    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    store: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    memory_kept: list[bool],
 ) -> None:
     monkeypatch.chdir(tmp_path)
     main([f"store={store}", "run=out", *SMALL])
@@ -121,6 +125,7 @@ def test_the_command_line(
     assert config.training["recipe"]["objective"]["name"] == "mae"
     assert "4 of 4 samples" in Path("out/report.html").read_text()
     assert [p.name for p in tmp_path.iterdir()] == ["out"]
+    assert len(memory_kept) == 1
 
 
 def test_a_sweep_ends_with_a_table(
