@@ -8,8 +8,9 @@ dynamic-network-architectures 0.4.2 and timm 1.0.14 (`--peers`), which Primus ca
 
 Size, crop, batch, hidden share, decoder and loss are equal within a case. Every network runs in a process of its own;
 the processes take turns step by step, so that a change of the machine's speed meets all of them, and a ratio is the
-median over turns. Memory is the peak of the process over what it held before its network was built. FLOPs are counted
-by torch, with attention written out.
+median over turns. All of them keep freed memory, as our commands do (`fomo_ssl/core/memory.py`): otherwise a step also
+times the clearing of pages. Memory is the peak of the process over what it held before its network was built. FLOPs are
+counted by torch, with attention written out.
 """
 
 import argparse
@@ -31,6 +32,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 Step = Callable[[], Tensor]
 """One forward pass to a loss."""
+
+KEEP_FREED_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**62)}
+"""For glibc; a process of either side gets it at its start."""
 
 HIDDEN = 0.75
 RESENC = {"t": ((16, 32, 64, 128), (1, 1, 2, 2)), "s": ((24, 48, 96, 192, 256), (1, 2, 2, 2, 2))}
@@ -338,7 +342,7 @@ class Runner:
         self.side, self.precision = side, precision
         self.times: list[dict[str, float]] = []
         self.error = ""
-        environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "PYTHONWARNINGS": "ignore"}
+        environment = {**os.environ, **KEEP_FREED_MEMORY, "OMP_NUM_THREADS": str(threads), "PYTHONWARNINGS": "ignore"}
         command = [python, __file__, "--serve", f"{key}/{side}/{precision}"]
         pipe = subprocess.PIPE
         self.process = subprocess.Popen(
