@@ -105,10 +105,11 @@ def test_little_room_is_a_warning_with_a_way_out(tmp_path: Path) -> None:
 
 
 def test_table_puts_the_way_out_under_its_row() -> None:
-    lines = doctor.table([doctor.check_memory(10**9), doctor.check_cores(2.0)], width=60).split("\n")
+    lines = doctor.table([doctor.check_memory(10**9), doctor.check_cores(2.0, "a CPU", None)], width=60).split("\n")
     assert lines[0].startswith("warn  memory")
     assert lines[1].strip().startswith("→")
-    assert lines[-1] == "ok    cores          2"
+    assert lines[-1] == "ok    cores          2 of a CPU"
+    assert "2 of a CPU: no bf16" in doctor.check_cores(2.0, "a CPU", False).found
 
 
 def test_doctor_speaks_where_lightning_does_not_load(tmp_path: Path) -> None:

@@ -7,20 +7,38 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from fomo_ssl.core.processor import processor_name
+
 FOLD = 16
 """Samples from which torch hands a 1x1 convolution to oneDNN even with one thread."""
+
+
+def _mkl_leaves_avx512_unused() -> bool:
+    has_mkl: bool = torch.backends.mkl.is_available()  # type: ignore[no-untyped-call]
+    has_both = has_mkl and torch.backends.cpu.get_cpu_capability() == "AVX512"
+    return has_both and "GenuineIntel" not in processor_name()
+
+
+CONVOLVE = _mkl_leaves_avx512_unused()
+"""Whether float32 matrices are multiplied by convolution here."""
 
 
 def linear(
     x: Float[Tensor, "*b i"], weight: Float[Tensor, "o i"], bias: Float[Tensor, "o"] | None
 ) -> Float[Tensor, "*b o"]:
-    """x weightᵀ + bias, in float32 on a CPU as a 1x1 convolution.
+    """x weightᵀ + bias, in float32 on some CPUs as a 1x1 convolution.
 
     torch multiplies float32 matrices by MKL, which leaves AVX-512 unused on processors that are not Intel's, and
     convolves by oneDNN, which does not: forward and backward of 4096 tokens, 192 to 768 channels, in 0.5 of the time on
-    an AMD EPYC. Channels stay last, so nothing is copied.
+    an AMD EPYC, and in 1.16 on an Intel Xeon, which therefore multiplies. Channels stay last, so nothing is copied.
     """
-    if x.device.type != "cpu" or x.dtype != torch.float32 or torch.is_autocast_enabled("cpu") or x.numel() == 0:
+    if (
+        not CONVOLVE
+        or x.device.type != "cpu"
+        or x.dtype != torch.float32
+        or torch.is_autocast_enabled("cpu")
+        or x.numel() == 0
+    ):
         return F.linear(x, weight, bias)
     rows = math.prod(x.shape[:-1])
     folded = x.reshape(math.gcd(rows, FOLD), -1, 1, x.shape[-1]).permute(0, 3, 1, 2)

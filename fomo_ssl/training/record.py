@@ -16,6 +16,7 @@ import fomo_ssl
 from fomo_ssl.core.device import uses_gpu
 from fomo_ssl.core.errors import RunError
 from fomo_ssl.core.files import exclusive, is_stray, remove_strays, write_json
+from fomo_ssl.core.processor import processor_name
 from fomo_ssl.training.reading import read_record
 
 Resume = Literal["auto", "never"]
@@ -98,7 +99,7 @@ def circumstances(accelerator: str | None = None) -> dict[str, Any]:
     import lightning
     import numpy
 
-    device = torch.cuda.get_device_name() if uses_gpu(accelerator) else platform.processor() or platform.machine()
+    device = torch.cuda.get_device_name() if uses_gpu(accelerator) else processor_name()
     return {
         "fomo_ssl": fomo_ssl.__version__,
         "revision": _revision(),

@@ -2,8 +2,10 @@
 
 import contextlib
 import difflib
+import functools
 import inspect
 import logging
+import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -17,6 +19,7 @@ from lightning.pytorch.loggers import Logger
 
 from fomo_ssl.core.device import uses_gpu
 from fomo_ssl.core.errors import ConfigError
+from fomo_ssl.core.processor import multiplies_bf16, processor_name
 from fomo_ssl.training.checkpoint import AtomicCheckpointIO
 from fomo_ssl.training.ranks import STRATEGY, Ranks, cluster_environment
 
@@ -73,7 +76,16 @@ def choose_precision(precision: str, accelerator: str) -> str:
         raise ConfigError(f"precision={precision} is none of auto, {', '.join(PRECISIONS)}", way_out=hint)
     if precision == "16-mixed" and not on_gpu:
         raise ConfigError("precision=16-mixed needs a GPU", way_out="Give bf16-mixed, or 32-true")
+    if precision == "bf16-mixed" and not on_gpu and multiplies_bf16() is False:
+        _say_once(
+            f"precision=bf16-mixed is slower than 32-true on this processor, which has no bf16: {processor_name()}"
+        )
     return precision
+
+
+@functools.cache
+def _say_once(line: str) -> None:
+    print(line, file=sys.stderr)
 
 
 def build_trainer(

@@ -5,7 +5,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+import fomo_ssl.layers.linear
 from fomo_ssl.layers.linear import FOLD, Linear, linear
+
+
+@pytest.fixture(autouse=True, params=[True, False], ids=["convolved", "multiplied"])
+def convolve(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
+    """Both ways are right on every processor, whichever is the faster there."""
+    monkeypatch.setattr(fomo_ssl.layers.linear, "CONVOLVE", request.param)
+    return request.param
 
 
 def with_gradients(call, *inputs: Tensor) -> list[Tensor]:
@@ -53,3 +61,19 @@ def test_the_layer_is_torchs_by_name_and_under_autocast():
     torch.testing.assert_close(layer(x), plain(x), atol=1e-5, rtol=1e-5)
     with torch.autocast("cpu", torch.bfloat16):
         assert torch.equal(layer(x), plain(x))
+
+
+@pytest.mark.parametrize(
+    ("name", "mkl", "capability", "wanted"),
+    [
+        ("AuthenticAMD, AMD EPYC", True, "AVX512", True),
+        ("GenuineIntel, Intel(R) Xeon(R)", True, "AVX512", False),
+        ("AuthenticAMD, AMD EPYC", True, "AVX2", False),
+        ("aarch64", False, "DEFAULT", False),
+    ],
+)
+def test_it_convolves_where_mkl_is_slow(name, mkl, capability, wanted, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(fomo_ssl.layers.linear, "processor_name", lambda: name)
+    monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: mkl)
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    assert fomo_ssl.layers.linear._mkl_leaves_avx512_unused() is wanted

@@ -18,7 +18,7 @@ from fomo_ssl.core.errors import ConfigError, RunError
 from fomo_ssl.core.files import atomic_file
 from fomo_ssl.objectives.base import Preview
 from fomo_ssl.synthetic.phantoms import phantom
-from fomo_ssl.training import fitting, record, source
+from fomo_ssl.training import fitting, record, source, trainer
 from fomo_ssl.training.callbacks.health import HealthConfig
 from fomo_ssl.training.callbacks.previews import draw_preview
 from fomo_ssl.training.loggers import build_loggers, wandb_run
@@ -280,6 +280,18 @@ def test_a_device_that_is_not_there_is_one_line(store: Path, tmp_path: Path) -> 
 def test_precision() -> None:
     assert choose_precision("auto", "cpu") == "32-true"
     assert choose_precision("bf16-mixed", "cpu") == "bf16-mixed"
+
+
+@pytest.mark.parametrize("has_bf16", [True, False, None])
+def test_bf16_on_a_processor_without_it_is_said_once(
+    has_bf16: bool | None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(trainer, "multiplies_bf16", lambda: has_bf16)
+    trainer._say_once.cache_clear()
+    for _ in range(2):
+        choose_precision("bf16-mixed", "cpu")
+        choose_precision("32-true", "cpu")
+    assert capsys.readouterr().err.count("slower than 32-true on this processor") == (has_bf16 is False)
 
 
 @pytest.mark.parametrize(
