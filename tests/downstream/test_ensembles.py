@@ -1,11 +1,13 @@
 """The seeds of a run as one model score as `predict` with several bundles would."""
 
+import itertools
 import json
+import shutil
 
 import numpy as np
 import pytest
 
-from fomo_ssl.downstream import running, scores
+from fomo_ssl.downstream import ensembles, running, scores
 from fomo_ssl.downstream.ensembles import find_ensembles
 from fomo_ssl.downstream.finetune import finetune
 from fomo_ssl.downstream.inference import predict_case
@@ -60,6 +62,33 @@ def test_masks_of_an_ensemble_are_scored_as_predict_makes_them(make_task, bundle
     for init in ("pretrained", "scratch"):
         result = json.loads((run / f"ensembles/shots2_{init}/result.json").read_text())
         assert result["members"] == [f"shots2_seed{seed}_{init}" for seed in (0, 1, 2)]
+
+
+@pytest.mark.parametrize("where", ["a case", "the table", "the result"])
+def test_an_ensemble_that_was_stopped_anywhere_ends_in_the_same_bytes(make_task, bundle, tmp_path, monkeypatch, where):
+    run = tmp_path / "run"
+    start(make_task, bundle, run)
+    undisturbed = tmp_path / "undisturbed"
+    shutil.copytree(run, undisturbed)
+    start(make_task, bundle, undisturbed, ensemble=True, resume="auto")
+
+    target = {"a case": "predict_mask", "the table": "write_text", "the result": "write_json"}[where]
+    whole, calls = getattr(ensembles, target), itertools.count(1)
+
+    def stopped(*arguments):
+        if next(calls) == 2:  # the second case, or what the second ensemble writes
+            raise KeyboardInterrupt
+        return whole(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ensembles, target, stopped)
+        with pytest.raises(KeyboardInterrupt):
+            start(make_task, bundle, run, ensemble=True, resume="auto")
+    start(make_task, bundle, run, ensemble=True, resume="auto")
+    files = sorted(file.relative_to(undisturbed) for file in (undisturbed / "ensembles").rglob("*.*"))
+    assert len(files) == 4
+    for file in files:
+        assert (run / file).read_bytes() == (undisturbed / file).read_bytes()
 
 
 @pytest.mark.parametrize("kind", ["classification", "regression"])
