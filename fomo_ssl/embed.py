@@ -22,6 +22,7 @@ def parser() -> Arguments:
     made.add_argument("--output", required=True, type=Path, help="table to write: .parquet or .csv")
     made.add_argument("--figure", type=Path, help="picture of the embeddings: .png, .svg or .pdf")
     made.add_argument("--label", action="append", default=[], metavar="COLUMN", help="probe sequence, sex, age, …")
+    made.add_argument("--labels", type=Path, metavar="TABLE", help="CSV or TSV with --label columns of your own")
     made.add_argument("--device", help="torch device; default: cuda where there is one, else cpu")
     return made
 
@@ -42,14 +43,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     from fomo_ssl.corpus.description import describe_paths
     from fomo_ssl.corpus.store import Store
     from fomo_ssl.downstream import embeddings, label_probe
+    from fomo_ssl.downstream.given_labels import read_given_labels
 
     _check_extension(options.output, embeddings.FORMATS)
     if options.figure:
         from fomo_ssl.report import embedding_figure
 
         _check_extension(options.figure, embedding_figure.FORMATS)
+    given = read_given_labels(options.labels) if options.labels else None
     for label in options.label:
-        label_probe.check_label(label)
+        label_probe.check_label(label, given)
     device = choose_device(options.device)
     if device.type == "cpu":
         keep_freed_memory()
@@ -76,7 +79,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.figure:
         print(f"{embedding_figure.write_figure(table, options.figure)}: {options.figure}")
     for label in options.label:
-        print(f"\n{label_probe.probe_label(table, label).text()}")
+        print(f"\n{label_probe.probe_label(table, label, given).text()}")
 
 
 def _check_extension(path: Path, known: Sequence[str]) -> None:

@@ -8,6 +8,7 @@ import pyarrow as pa
 
 from fomo_ssl.core.errors import TaskError
 from fomo_ssl.downstream.embeddings import COLUMNS, vectors
+from fomo_ssl.downstream.given_labels import GivenLabels
 from fomo_ssl.downstream.probe import Outputs, ProbeResult, cross_validate
 from fomo_ssl.downstream.scores import Predictions, intervals
 from fomo_ssl.training.probing import Kind, linear_model, nearest_neighbours
@@ -44,32 +45,40 @@ class LabelProbe:
         return "\n".join(lines)
 
 
-def check_label(label: str) -> None:
+def check_label(label: str, given: GivenLabels | None = None) -> None:
     """Refuse what is no column to probe.
 
     Raises:
         TaskError: it is none.
     """
-    if label not in LABELS:
-        raise TaskError(f"no label {label!r}", way_out=f"Choose one of {', '.join(LABELS)}")
+    choice = (*LABELS, *(given.columns if given else ()))
+    if label not in choice:
+        raise TaskError(f"no label {label!r}", way_out=f"Choose one of {', '.join(choice)}")
 
 
-def probe_label(table: pa.Table, label: str) -> LabelProbe:
+def probe_label(table: pa.Table, label: str, given: GivenLabels | None = None) -> LabelProbe:
     """Cross-validate over subjects: every scan is predicted by what was fitted on other subjects.
 
-    Classes: balanced accuracy; a class needs 5 subjects. Age: mean absolute error in years.
+    Classes: balanced accuracy; a class needs 5 subjects. Age or a number of yours: mean absolute error in its unit.
+
+    Args:
+        table: embeddings with what is known of their scans.
+        label: a column of `LABELS`, or of `given`, which goes first.
+        given: labels of your own.
 
     Raises:
         TaskError: an unknown column, or too few subjects or classes that are known.
     """
-    check_label(label)
+    check_label(label, given)
     dataset, subject = (table.column(name).to_pylist() for name in ("dataset", "subject"))
     subjects = np.array([f"{d}/{s}" for d, s in zip(dataset, subject, strict=True)])
-    values = table.column(label).to_pylist()
+    own = given is not None and label in given.columns
+    values = given.values(table, label) if given and own else table.column(label).to_pylist()
     known = np.array([value is not None for value in values])
     classes: list[str] = []
     left_out: dict[str, int] = {}
-    kind: Kind = "regression" if label == "age" else "classification"
+    is_number = any(isinstance(value, float) for value in values) if own else label == "age"
+    kind: Kind = "regression" if is_number else "classification"
     labels = np.array([value if kind == "regression" and value is not None else 0.0 for value in values])
     if kind == "classification":
         names = np.array([_name(value) for value in values])
