@@ -90,7 +90,7 @@ class MetadataTable:
 
     def _merged(self, row: ScanRow) -> _Cells:
         """Cells of the subject, overlaid by those of the session, overlaid by those of the file."""
-        subject, session, name = _plain_id(row.subject), _plain_id(row.session), _file_key(row.path)
+        subject, session, name = plain_id(row.subject), plain_id(row.session), _file_key(row.path)
         merged: _Cells = {}
         for key in ((subject, "", ""), (subject, session, ""), (subject, "", name), (subject, session, name)):
             merged |= self._cells.get((row.dataset, *key), {})
@@ -100,7 +100,7 @@ class MetadataTable:
         found: dict[_Key, _Cells] = {}
         for line in lines:
             cells = {name.lower(): text.strip() for name, text in line.items() if not is_missing(text)}
-            subject, session = _plain_id(cells.pop("participant_id", "")), _plain_id(cells.pop("session_id", ""))
+            subject, session = plain_id(cells.pop("participant_id", "")), plain_id(cells.pop("session_id", ""))
             name = cells.pop("new_filename", "") or cells.pop("filename", "")
             if subject:
                 for dataset in _owners(folder, cells.get("dataset", ""), datasets):
@@ -149,5 +149,6 @@ def _file_key(path: str) -> str:
     return re.sub(r"^(?:(?:sub|ses)-[^_]*_)*", "", file_stem(name)).lower()
 
 
-def _plain_id(text: str) -> str:
+def plain_id(text: str) -> str:
+    """A subject or session without the `sub-` or `ses-` before it."""
     return re.sub(r"^(sub|ses)[-_]", "", text)

@@ -2,7 +2,6 @@
 
 import csv
 import math
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from fomo_ssl.core.errors import TaskError
+from fomo_ssl.corpus.metadata import plain_id
 
 _KEYS = {name: name for name in ("path", "dataset", "subject", "session")}
 _KEYS |= {"participant_id": "subject", "session_id": "session"}  # as BIDS calls them
@@ -85,7 +85,7 @@ def read_given_labels(file: Path) -> GivenLabels:
 
 
 def _key(cells: Sequence[str | None]) -> tuple[str, ...]:
-    return tuple(re.sub(r"^(sub|ses)[-_]", "", (cell or "").strip()) for cell in cells)
+    return tuple(plain_id((cell or "").strip()) for cell in cells)
 
 
 def _number(text: str) -> float | None:
